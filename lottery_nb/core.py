@@ -6,11 +6,11 @@
 __all__ = ['DATA', 'EVENTS', 'LotteryError', 'expect_error', 'Registry', 'check_choice', 'check_number', 'pick_device',
            'device_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'data', 'name_of', 'named',
            'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child', 'Event', 'event',
-           'RunStarted', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmFailed', 'TicketFound', 'RoundDone',
-           'RunDone', 'RunFailed', 'Tick', 'event_from']
+           'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmFailed', 'TicketFound',
+           'RoundDone', 'RunDone', 'RunFailed', 'Tick', 'event_from']
 
-# %% ../nbs/00_core.ipynb #14c2081e
-import dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, tempfile
+# %% ../nbs/00_core.ipynb #38b3a6a5
+import dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -231,7 +231,7 @@ def canonical(value: Any) -> str:
     "The one JSON text of a value: sorted keys, no spaces, so that equal values have equal texts."
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
-# %% ../nbs/00_core.ipynb #0c423e3c
+# %% ../nbs/00_core.ipynb #7137acd9
 def write_atomic(
     path: str | Path,      # the file to write; its folder is made
     content: bytes | str,  # all of it
@@ -239,15 +239,15 @@ def write_atomic(
     "Write a file by temporary file, fsync and rename; nothing is left behind when that fails (`OSError`)."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as f:
+        with open(temporary, "xb") as f:
             f.write(content.encode() if isinstance(content, str) else content)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
@@ -276,7 +276,7 @@ def event(cls: type) -> type:
     "Class decorator: a frozen dataclass that is an event of its own name."
     return EVENTS.register(cls.__name__)(dataclass(frozen=True)(cls))
 
-# %% ../nbs/00_core.ipynb #1c29a498
+# %% ../nbs/00_core.ipynb #41b2b452
 @event
 class RunStarted(Event):
     "A process began (or took up again) a plan."
@@ -286,7 +286,12 @@ class RunStarted(Event):
     device_name: str   # as a person calls it
     versions: dict     # of this package, torch and Python
     threads: int       # CPU threads in use
-    arms: int          # how many networks the plan trains
+
+@event
+class Planned(Event):
+    "What a plan comes to, known before anything is trained."
+    arms: int          # networks to train
+    images: float      # training examples that they will see in all, at most
 
 @event
 class Layout(Event):

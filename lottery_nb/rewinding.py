@@ -6,17 +6,18 @@
 __all__ = ['TRAINED', 'RETRAIN', 'CONTROLS', 'Snapshot', 'masked', 'check_fit', 'load', 'rewind_step', 'round_start', 'Beginning',
            'fresh', 'signs_kept']
 
-# %% ../nbs/05_rewinding.ipynb #0c8da865
+# %% ../nbs/05_rewinding.ipynb #dfe9cf23
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 import torch
 from torch import Tensor, nn
 from .core import LotteryError, Registry, check_choice, fingerprint, seed_for
 from .masks import Mask, random_mask
 from .models import Network, small_network
 
-# %% ../nbs/05_rewinding.ipynb #2591cd3f
+# %% ../nbs/05_rewinding.ipynb #a7f264c9
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     "A point of a training: what is needed to go on from there bit for bit."
@@ -37,6 +38,7 @@ class Snapshot:
         flat = {f"weights/{n}": t for n, t in self.weights.items()} | {f"buffers/{n}": t for n, t in self.buffers.items()}
         return flat | {f"optimizer/{s}/{n}": t for s, slot in self.optimizer.items() for n, t in slot.items()}
 
+    @cached_property
     def fingerprint(self) -> str:
         "Identity by content."
         return fingerprint(self.step, self.updates, *(part for n, t in sorted(self.tensors().items()) for part in (n, t)))

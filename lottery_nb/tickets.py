@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLAIN', 'STARTS', 'SCHEMA', 'SCORE_AT', 'Ticket', 'read_tensors', 'FindPlan', 'seeds_from', 'Search', 'find_tickets']
 
-# %% ../nbs/07_tickets.ipynb #c2ef742c
+# %% ../nbs/07_tickets.ipynb #536866b3
 import json, struct
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,16 +16,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from . import __version__
-from .core import (Event, LotteryError, RoundDone, TicketFound, canonical, check_choice, check_number, data, from_plain, pick_device,
-                             seed_for, fingerprint, to_plain, write_atomic)
+from .core import (Event, LotteryError, Planned, RoundDone, TicketFound, canonical, check_choice, check_number, data, from_plain, pick_device,
+                             seed_for, fingerprint, safe_child, to_plain, write_atomic)
 from .domains import Domain, domain
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
 from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, kept_count, make_mask
 from .rewinding import CONTROLS, RETRAIN, TRAINED, Beginning, Snapshot, check_fit, fresh, load, masked, rewind_step, round_start
-from .training import Arm, Recipe, Trained, batches_of, lr_factor, steps_per_epoch, total_steps, train
+from .training import Arm, Recipe, Trained, batches_of, lr_factor, steps_per_epoch, train
 
-# %% ../nbs/07_tickets.ipynb #9c7cb353
+# %% ../nbs/07_tickets.ipynb #243cb984
 PLAIN = ("network", "recipe", "source", "domain", "norm", "round", "seed", "plan", "version")  # fields that are not tensors
 STARTS = ("rewind", "init", TRAINED)
 
@@ -53,7 +53,7 @@ class Ticket:
     @cached_property
     def content(self) -> str:
         "Fingerprint of mask, snapshots and origin."
-        points = (part for k, s in sorted(self.snapshots.items()) for part in (k, s.fingerprint()))
+        points = (part for k, s in sorted(self.snapshots.items()) for part in (k, s.fingerprint))
         return fingerprint(self.mask.fingerprint, *points, *(canonical(getattr(self, n)) for n in PLAIN))
 
     def plain(self) -> dict:
@@ -75,9 +75,10 @@ class Ticket:
 
     def save(self,
         path: str | Path,  # '….safetensors'
+        store: str | Path | None = None,  # a folder that keeps each snapshot once, for many tickets; None: all in one file
     ) -> Path:
-        "Write mask, snapshots and origin to one file."
-        return _save(self, path)
+        "Write mask, snapshots and origin to one file, or the snapshots to a store beside it."
+        return _save(self, path, store)
 
     @classmethod
     def load(cls,
@@ -89,18 +90,31 @@ class Ticket:
     def __repr__(self) -> str:
         return f"Ticket({self.name}: {self.network}, {self.density:.1%} of {self.mask.size:,} weights kept)"
 
-# %% ../nbs/07_tickets.ipynb #4ac54d04
+# %% ../nbs/07_tickets.ipynb #72d0d8ae
 SCHEMA = 1  # of ticket files: raised when their layout changes
 
-def _header(ticket: Ticket, shapes: dict) -> dict:
-    points = {k: {"step": s.step, "updates": s.updates} for k, s in ticket.snapshots.items()}
-    return {"schema": SCHEMA, "mask": list(shapes.items()), "snapshots": points, **{n: to_plain(getattr(ticket, n)) for n in PLAIN}}
+def _points(ticket: Ticket) -> dict:
+    return {k: {"step": s.step, "updates": s.updates} for k, s in ticket.snapshots.items()}
 
-def _save(ticket: Ticket, path: str | Path) -> Path:
+def _file(tensors: Mapping[str, Tensor], record: dict) -> bytes:
+    "A safetensors file with one metadata key, so that the same content is the same bytes in every process."
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, {"lottery": text})
+
+def _save(ticket: Ticket, path: str | Path, store: str | Path | None) -> Path:
     packed, shapes = ticket.mask.pack()
-    tensors = {f"mask/{n}": t for n, t in packed.items()}
-    for key, snapshot in ticket.snapshots.items(): tensors |= {f"snapshot/{key}/{n}": t.contiguous() for n, t in snapshot.tensors().items()}
-    return write_atomic(path, safetensors.torch.save(tensors, {"lottery": json.dumps(_header(ticket, shapes), sort_keys=True, separators=(",", ":"))}))
+    tensors, points = {f"mask/{n}": t for n, t in packed.items()}, _points(ticket)
+    for key, snapshot in ticket.snapshots.items():
+        if store is None: tensors |= {f"snapshot/{key}/{n}": t for n, t in snapshot.tensors().items()}
+        else: points[key]["stored"] = _keep(snapshot, store)
+    return write_atomic(path, _file(tensors, {"schema": SCHEMA, "mask": list(shapes.items()), "snapshots": points, **{n: to_plain(getattr(ticket, n)) for n in PLAIN}}))
+
+def _keep(snapshot: Snapshot, store: str | Path) -> str:
+    "Write a snapshot to a store unless it is there; returns its fingerprint."
+    name = snapshot.fingerprint
+    if not (file := Path(store, f"{name}.safetensors")).exists():
+        write_atomic(file, _file({f"snapshot/{n}": t for n, t in snapshot.tensors().items()}, {"schema": SCHEMA}))
+    return name
 
 # %% ../nbs/07_tickets.ipynb #6e64e724
 def read_tensors(
@@ -134,7 +148,15 @@ def _snapshot_from(tensors: dict[str, Tensor], prefix: str, point: Mapping[str, 
         if tensor.is_floating_point() and not tensor.isfinite().all(): raise LotteryError(f"{name} holds NaN or infinity: the file is damaged, use a fresh copy")
     return Snapshot(weights, buffers, optimizer, int(point["step"]), int(point["updates"]))
 
-# %% ../nbs/07_tickets.ipynb #96539640
+# %% ../nbs/07_tickets.ipynb #488e7aac
+def _stored(path: str | Path, point: Mapping[str, Any]) -> Snapshot:
+    "A snapshot from the store of the run that the ticket's file lies in."
+    file = safe_child(Path(path).parent.parent/"snapshots", f"{point['stored']}.safetensors")
+    if not file.exists(): raise LotteryError(f"its snapshot {file.name} is not in {file.parent}: a ticket leaves its run by Ticket.load(…).save(path) or `lottery export`")
+    snapshot = _snapshot_from(read_tensors(file)[0], "snapshot/", point)
+    if snapshot.fingerprint != point["stored"]: raise LotteryError(f"its snapshot {file.name} has other content than its name says: use a fresh copy")
+    return snapshot
+
 def _load(path: str | Path) -> Ticket:
     tensors, record = read_tensors(path)
     name = Path(path).name
@@ -142,7 +164,8 @@ def _load(path: str | Path) -> Ticket:
         if record["schema"] > SCHEMA: raise LotteryError(f"{name} has schema {record['schema']} and this version reads up to {SCHEMA}: install a newer lottery_nb")
         shapes = dict(record["mask"])
         mask = Mask.unpack({n: tensors[f"mask/{n}"] for n in shapes}, shapes)
-        snapshots = {key: _snapshot_from(tensors, f"snapshot/{key}/", point) for key, point in record["snapshots"].items()}
+        snapshots = {key: _stored(path, point) if "stored" in point else _snapshot_from(tensors, f"snapshot/{key}/", point)
+                     for key, point in record["snapshots"].items()}
         ticket = Ticket(mask=mask, snapshots=snapshots, **{n: from_plain(record[n]) for n in PLAIN})
         for snapshot in snapshots.values():
             mask.apply(snapshot.weights)
@@ -212,7 +235,7 @@ def _check_find(p: FindPlan) -> None:
     if p.layer_fractions and p.schedule.kind != "geometric":
         raise LotteryError(f"FindPlan.layer_fractions with a {p.schedule.kind} schedule: a share pruned in each round needs geometric(fraction, rounds)")
 
-# %% ../nbs/07_tickets.ipynb #1cab80b9
+# %% ../nbs/07_tickets.ipynb #ff35cde8
 class Search:
     "A plan with its domain loaded and its network known."
     def __init__(self,
@@ -229,12 +252,13 @@ class Search:
             raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too")
         spe = steps_per_epoch(self.domain, plan.recipe)
         self.point = rewind_step(plan.rewind, spe)
-        total = plan.recipe.steps or plan.recipe.epochs * spe
-        if (self.point or 0) >= total: raise LotteryError(f"FindPlan.rewind={plan.rewind!r} is step {self.point} of {total}: choose an earlier point or a longer recipe")
+        self.total = plan.recipe.steps or plan.recipe.epochs * spe
+        if (self.point or 0) >= self.total: raise LotteryError(f"FindPlan.rewind={plan.rewind!r} is step {self.point} of {self.total}: choose an earlier point or a longer recipe")
 
-    def arms(self) -> int:
-        "How many networks the plan trains."
-        return len(self.plan.seeds) * (1 + self.plan.schedule.rounds * (1 + len(self.plan.controls)))
+    def planned(self) -> Planned:
+        "How much the plan trains."
+        arms = len(self.plan.seeds) * (1 + self.plan.schedule.rounds * (1 + len(self.plan.controls)))
+        return Planned(arms, arms * self.total * min(self.plan.recipe.batch_size, len(self.domain.train.y)))
 
 def _layer(layer: str, head: tuple[str, ...], model: nn.Module) -> tuple[str, ...]:
     "Parameter names of a layer given by 'head', its path, or a parameter's name."
@@ -279,17 +303,16 @@ def _found(ticket: Ticket) -> TicketFound:
     layers = {n: [ticket.mask.kept_in[n], bits.numel()] for n, bits in ticket.mask.items()}
     return TicketFound(ticket.name, ticket.round, ticket.seed, ticket.density, ticket.mask.kept, ticket.mask.size, layers, ticket)
 
-# %% ../nbs/07_tickets.ipynb #0c85d543
+# %% ../nbs/07_tickets.ipynb #f6fe8ccf
 def _round_arms(search: Search, s: _Seed, r: int) -> list[Arm]:
     plan, recipe = search.plan, search.plan.recipe
     begin = Beginning(search.network, s.mask, round_start(plan.retrain, s.rewound, s.trained), s.seed, r)
     def arm(role: str, b: Beginning) -> Arm:
-        tags = dict(source=search.domain.name, domain=search.domain.name, role=role, start=plan.rewind if role in ("ticket", "shuffled") else "fresh",
+        tags = dict(source=search.domain.name, domain=search.domain.name, role=role, start="rewind" if role in ("ticket", "shuffled") else "fresh",
                     round=r, density=s.mask.density, seed=s.seed)
         how = recipe
         if plan.retrain == "fine-tuning" and role in ("ticket", "shuffled"):
-            total = recipe.steps or recipe.epochs * steps_per_epoch(search.domain, recipe)
-            how = replace(recipe, schedule="constant", warmup=0.0, lr=recipe.lr * lr_factor(recipe, total - 1, total))
+            how = replace(recipe, schedule="constant", warmup=0.0, lr=recipe.lr * lr_factor(recipe, search.total - 1, search.total))
         return Arm(f"r{r:02d}/{role}/s{s.seed}", b.network, search.domain, how, s.seed, b.start, b.mask, tags=tags, returns_weights=role == "ticket")
     return [arm("ticket", begin)] + [arm(c, CONTROLS[c](begin)) for c in plan.controls]
 
@@ -298,13 +321,14 @@ def _dense_arms(search: Search) -> list[Arm]:
     return [Arm(f"r00/dense/s{seed}", search.network, search.domain, plan.recipe, seed, fresh(search.network, seed), capture=(search.point or 0,),
                 tags=dict(source=search.domain.name, domain=search.domain.name, role="dense", start="fresh", round=0, density=1.0, seed=seed)) for seed in plan.seeds]
 
-# %% ../nbs/07_tickets.ipynb #5757fc61
+# %% ../nbs/07_tickets.ipynb #0096114e
 def find_tickets(
     plan: FindPlan,
     device: str | torch.device = "auto",
 ) -> Generator[Event, None, list[Ticket]]:
     "Find tickets, yielding events; returns one ticket for each seed and round. Refuses a bad plan before anything is trained."
     search, where = Search(plan), pick_device(device)
+    yield search.planned()
     dense = yield from train(_dense_arms(search), where)
     yield RoundDone(0, 1.0, plan.schedule.rounds)
     seeds, tickets = [_first(search, d) for d in dense if not d.failed], []

@@ -6,17 +6,17 @@
 __all__ = ['START_POINTS', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE', 'TransferPlan', 'target_domain', 'settle', 'transfer_arms',
            'transfer']
 
-# %% ../nbs/08_transfer.ipynb #2c83dc90
+# %% ../nbs/08_transfer.ipynb #f9725d72
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 import torch
-from .core import Event, LotteryError, canonical, check_choice, check_number, data, fingerprint, pick_device
+from .core import Event, LotteryError, Planned, canonical, check_choice, check_number, data, fingerprint, pick_device
 from .domains import Domain, domain
 from .masks import Mask
 from .models import HEADS, Network, head_parameters
 from .rewinding import CONTROLS, TRAINED, Beginning, Snapshot, fresh
 from .tickets import FindPlan, Ticket, find_tickets
-from .training import FROZEN_NORM, Arm, Recipe, Trained, train
+from .training import FROZEN_NORM, Arm, Recipe, Trained, total_steps, train
 
 # %% ../nbs/08_transfer.ipynb #104e45ae
 START_POINTS = ("rewind", TRAINED, "fresh")
@@ -138,10 +138,12 @@ def transfer_arms(
                     arms.setdefault(name, Arm(name, c.network, there, plan.recipe or ticket.recipe, ticket.seed, c.start, c.mask, still, plan.norm, tags=tags, returns_weights=False))
     return list(arms.values())
 
-# %% ../nbs/08_transfer.ipynb #08bfc029
+# %% ../nbs/08_transfer.ipynb #2e736853
 def transfer(
     plan: TransferPlan,
     device: str | torch.device = "auto",
 ) -> Generator[Event, None, list[Trained]]:
     "Train a transfer's arms, yielding events; returns what each arm gave. Refuses a bad plan before anything is trained."
-    return (yield from train(transfer_arms(plan), pick_device(device)))
+    arms, where = transfer_arms(plan), pick_device(device)
+    yield Planned(len(arms), float(sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)))
+    return (yield from train(arms, where))

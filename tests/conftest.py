@@ -1,0 +1,15 @@
+"""One thread for each process: set before anything imports torch, so that parallel tests do not fight for cores."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """`-n auto` (the default, see pyproject.toml): a worker for each usable core, four at most: each holds its own torch."""
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--flags", default="", help='also run the notebook cells with these flags, as in nbdev_test: --flags "slow gpu"')

@@ -1,0 +1,132 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lottery_nb.core import LotteryError
+from lottery_nb.plots import (
+    COLOURS, SYMBOLS, UNWANTED, accuracy_plot, layer_density_plot, transfer_cells, transfer_curves, transfer_plot, training_plot, undertrained,
+)
+from lottery_nb.stats import ROLES, example_results, summary
+
+FOUND = example_results(seeds=3, rounds=4)
+MOVED = example_results(seeds=3, rounds=3, targets=("made-up target", "made-up shift"))
+LAYERS = pd.DataFrame([dict(seed=s, round=r, density=0.5**r, layer=n, kept=round(100*0.5**r), size=100, layer_density=0.5**r)
+                       for s in range(2) for r in range(3) for n in ("b.weight", "a.weight")])
+
+
+def drawn(fig):
+    return {t.name: t for t in fig.data if t.name}
+
+
+def test_curves_show_the_means_in_per_cent():
+    rows = summary(FOUND, ("role", "density"))
+    traces = drawn(accuracy_plot(FOUND))
+    for role in ("ticket", "reinit", "random mask"):
+        expected = rows[rows["role"] == role]
+        assert np.allclose(traces[role].x, expected["density"]) and np.allclose(traces[role].y, 100*expected["mean"])
+    assert len(set(traces["dense"].y)) == 1 and np.isclose(traces["dense"].y[0], 100*rows.loc[rows["role"] == "dense", "mean"].item())
+
+
+def test_bands_are_the_intervals():
+    rows = summary(FOUND, ("role", "density")).query("role == 'ticket'")
+    bands = [t for t in accuracy_plot(FOUND).data if t.fill and t.legendgroup == "ticket"]
+    assert len(bands) == 1 and np.allclose(bands[0].y, 100*np.r_[rows["low"], rows["high"][::-1]])
+    rows, bars = summary(FOUND, ("role", "density")).query("role == 'reinit'"), drawn(accuracy_plot(FOUND))["reinit"]
+    assert np.allclose(bars.y + bars.error_y.array, 100*rows["high"]) and np.allclose(bars.y - bars.error_y.arrayminus, 100*rows["low"])
+
+
+def test_single_runs_have_no_band_and_say_so():
+    fig = accuracy_plot(FOUND[FOUND["seed"] == 0])
+    assert not any(t.fill or t.error_y.array is not None for t in fig.data) and all(t.name.endswith("(single run)") for t in fig.data)
+    assert "single run" in fig.layout.title.subtitle.text
+
+
+def test_each_role_has_its_colour_and_marker():
+    assert set(COLOURS) == set(SYMBOLS) == set(ROLES)
+    assert len(set(COLOURS.values())) == len(ROLES) == len(set(SYMBOLS.values()))
+
+
+@pytest.mark.parametrize("floor, shown", [(None, True), (0.0, True), (0.5, True), (0.95, False)])
+def test_floor(floor, shown):
+    assert bool(accuracy_plot(FOUND, floor=floor).data) is shown
+    run = SimpleNamespace(frame=FOUND, plan=SimpleNamespace(floor=floor))
+    assert bool(accuracy_plot(run).data) is shown
+
+
+def test_floor_reads_validation_and_not_test():
+    frame = FOUND.copy()
+    frame.loc[(frame["split"] == "test"), "value"] = 0.99
+    assert "undertrained" in undertrained(frame, 0.95, "made-up source")
+    assert "cannot be checked" in undertrained(frame[frame["role"] != "dense"], 0.5, "made-up source")
+
+
+def test_floor_of_a_target_hides_that_target_only():
+    matrix, curves = transfer_plot(MOVED, floor=0.86), transfer_curves(MOVED, floor=0.86)
+    assert len(matrix.data) == 1 and "made-up shift is not shown, undertrained" in matrix.layout.title.subtitle.text
+    assert "made-up shift is not shown" in curves.layout.title.subtitle.text and not any("shift" in a.text for a in curves.layout.annotations)
+    assert not transfer_plot(MOVED, floor=0.99).data and not transfer_curves(MOVED, floor=0.99).data
+
+
+def test_domain_must_be_said_where_there_are_several():
+    with pytest.raises(LotteryError, match="say domain="):
+        accuracy_plot(MOVED)
+    assert "made-up shift" in accuracy_plot(MOVED, domain="made-up shift").layout.title.text
+    with pytest.raises(LotteryError, match="did you mean 'made-up shift'"):
+        accuracy_plot(MOVED, domain="made-up shft")
+    assert "made-up source" in accuracy_plot([FOUND, MOVED]).layout.title.text
+
+
+def test_cells_are_coloured_only_where_separable():
+    cells = transfer_cells(MOVED[MOVED["domain"] == "made-up target"], "accuracy", 0.95)
+    apart = cells["verdict"].isin(["above", "below"])
+    assert (cells.loc[~apart, "z"] == 0).all() and apart.any()
+    assert np.allclose(cells.loc[apart, "z"], 100*cells.loc[apart, "mean_gain"])
+    single = transfer_cells(MOVED[(MOVED["domain"] == "made-up target") & (MOVED["seed"] == 0)], "accuracy", 0.95)
+    assert (single["z"] == 0).all()
+
+
+def test_transfer_works_without_dense():
+    frame = MOVED[MOVED["role"] != "dense"]
+    fig = transfer_plot(frame)
+    assert (np.asarray(fig.data[0].z) == 0).all() and "dense" not in fig.data[0].x
+
+
+def test_layers_keep_the_network_order_and_the_mean_over_seeds():
+    heat = layer_density_plot(LAYERS).data[0]
+    assert [y.split()[0] for y in heat.y] == ["b", "a"] and np.allclose(heat.z[0], np.log10([1, 0.5, 0.25]))
+    empty = LAYERS.assign(layer_density=LAYERS["layer_density"].where(LAYERS["layer"] == "b.weight", 0.0))
+    heat = layer_density_plot(empty).data[0]
+    assert np.isfinite(heat.z).all() and heat.text[1][0] == "0 %"
+
+
+@pytest.mark.parametrize("bad, says", [(LAYERS.drop(columns="size"), "lacks the column 'size'"), (LAYERS.iloc[:0], "no rows"), (SimpleNamespace(layers=None), "holds no layers")])
+def test_layers_refused(bad, says):
+    with pytest.raises(LotteryError, match=says):
+        layer_density_plot(bad)
+
+
+def test_training_curves():
+    fig = training_plot(FOUND, "reinit", "train")
+    assert len(drawn(fig)) == 5 and all(list(t.x) == [1, 2, 3, 4, 5] for t in drawn(fig).values())
+    with pytest.raises(LotteryError, match="split='test'"):
+        training_plot(FOUND, split="test")
+
+
+@pytest.mark.parametrize("fig", [accuracy_plot(FOUND), transfer_plot(MOVED), transfer_curves(MOVED), training_plot(FOUND), layer_density_plot(LAYERS)])
+def test_no_figure_offers_an_upload(fig):
+    assert "sendChartToCloud" in UNWANTED and set(UNWANTED) <= set(fig.layout.modebar.remove)
+    assert fig.layout.title.text and fig.layout.title.subtitle.text
+
+
+def test_a_name_with_markup_stays_text():
+    frame = FOUND.replace({"made-up source": "<a href='x'>"})
+    assert "&lt;a href" in accuracy_plot(frame).layout.title.text
+    assert "<a" not in transfer_plot(frame).to_json() and "<a" not in training_plot(frame).to_json()
+
+
+def test_metrics_and_own_roles_are_drawn():
+    frame = FOUND.replace({"random mask": "my control"})
+    assert "my control" in drawn(accuracy_plot(frame)) and "nats" in accuracy_plot(frame, metric="loss").layout.yaxis.title.text
+    assert transfer_plot(MOVED, metric="loss").data and transfer_curves(MOVED, metric="loss").data

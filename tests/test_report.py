@@ -1,0 +1,104 @@
+import json
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from plotly.offline import get_plotlyjs
+
+from lottery_nb.core import LotteryError
+from lottery_nb.report import findings, plan_table, report, time_text, words, write_report
+from lottery_nb.stats import example_results, short_table
+
+FOUND = example_results(seeds=3, rounds=3)
+MOVED = example_results(seeds=3, rounds=3, targets=("made-up target", "made-up shift"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    source: str = "made-up source"
+    seeds: int = 3
+    floor: float = 0.0
+    note: str = "<i>mine</i>"
+
+
+def run(frame=FOUND, **changes):
+    info = dict(plan_hash="feedbeef", device="cpu", device_name="CPU, 2 threads", date="2025-01-31", seconds=84.0, versions={"torch": "2.11"})
+    return SimpleNamespace(**{**dict(frame=frame, layers=None, plan=Plan(), info=info, status="done"), **changes})
+
+
+def body(page):
+    "The page without plotly.js."
+    return page.replace(get_plotlyjs(), "")
+
+
+def test_page_is_complete_in_itself():
+    page = report([run(), run(MOVED)])
+    assert page.count(get_plotlyjs()) == 1
+    assert not re.search(r"""(src|href)\s*=|@import|url\(|https?://""", body(page))
+    assert page.startswith("<!doctype html>") and page.rstrip().endswith("</html>")
+
+
+def test_figures_are_readable_data():
+    data = re.findall(r'<script type="application/json">(.*?)</script>', body(report(run(MOVED))), re.S)
+    assert len(data) == 2 and all(json.loads(d)["data"] for d in data)
+
+
+def test_numbers_of_the_table_stand_in_the_page():
+    page = body(report(FOUND))
+    for cell in short_table(FOUND).to_numpy().ravel():
+        assert cell in page
+
+
+def test_users_words_are_escaped_everywhere():
+    evil = "</script><script>alert(1)</script>"
+    frame = FOUND.replace({"made-up source": evil})
+    page = body(report(run(frame, plan=Plan(evil), info=dict(device_name=evil, failed=[evil]), status=evil), title=evil))
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+    assert page.count("<script") == page.count("</script>")
+
+
+def test_undertrained_runs_show_no_curve_and_claim_nothing():
+    page = body(report(run(plan=Plan(floor=0.95))))
+    assert "undertrained: dense validation accuracy" in page and not findings(run(plan=Plan(floor=0.95)))
+    figure, = re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)
+    assert json.loads(figure)["data"] == []
+
+
+@pytest.mark.parametrize("change, says", [
+    (dict(status="running"), "This run is running"),
+    (dict(frame=FOUND[~((FOUND["role"] == "reinit") & (FOUND["split"] == "test"))]), "9 of 30 networks have no test result"),
+    (dict(frame=FOUND[FOUND["seed"] == 0]), "Single run")])
+def test_warnings(change, says):
+    assert says in body(report(run(**change))) and says not in body(report(run()))
+
+
+def test_findings_say_what_the_verdicts_say():
+    one, = findings(example_results())
+    assert "above dense at 6 of 8 densities (65 % to 7.54 %)" in one and "below" not in one
+    turned = example_results()
+    turned["role"] = turned["role"].map({"ticket": "random mask", "random mask": "ticket"}).fillna(turned["role"])
+    one, = findings(turned)
+    assert "below dense at" in one and "below random mask at 8 of 8" in one
+    assert findings(FOUND[FOUND["role"] != "ticket"]) == [] and findings(FOUND[FOUND["role"] == "ticket"]) == []
+
+
+def test_plan_in_words():
+    assert dict(plan_table(Plan()).to_numpy())["seeds"] == "3"
+    assert words(()) == "none" and words({"head": 0.1}) == "head: 0.1" and words(time_text) == "time_text" and words(SimpleNamespace(name="x-r1")) == "x-r1"
+    assert words(tuple(range(20))) == "0, 1, 2 … 19 (20 in all)"
+
+
+def test_written_whole(tmp_path):
+    path = write_report(tmp_path/"deep"/"report.html", FOUND, "T")
+    assert path.read_text(encoding="utf-8") == report(FOUND, "T") and [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_refused():
+    with pytest.raises(LotteryError, match="about no runs"):
+        report([])
+    with pytest.raises(LotteryError, match="no rows"):
+        report(FOUND.iloc[:0])
+    with pytest.raises(LotteryError, match="holds no results"):
+        report(pd.Series([1]))
