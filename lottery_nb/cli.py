@@ -7,18 +7,17 @@ __all__ = ['COMMANDS', 'TRAINS', 'words', 'numbers', 'add_recipe', 'recipe_from'
            'add_transfer', 'tickets_at', 'transfer_command', 'tell', 'show_command', 'export_command', 'write_csv',
            'demo_plan', 'demo_command', 'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #8282d484
-import argparse, os, sys
+# %% ../nbs/16_cli.ipynb #3ccd90ac
+import argparse, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 from . import __version__
 from .core import LotteryError, check_choice, safe_child
 from .pruning import CRITERIA, SCOPES, Schedule, cubic, geometric, linear, listed, one_shot
 from .models import NETWORKS
 from .rewinding import CONTROLS, RETRAIN, TRAINED
-from .runs import Run, run, run_folder
+from .runs import Run, run
 from .tickets import FindPlan, Ticket
 from .training import Recipe
 from .transfer import BODIES, FROZEN_NORM, START_POINTS, TRANSFER_HEADS, TransferPlan

@@ -7,11 +7,11 @@ __all__ = ['DOMAINS', 'SHIFTS', 'AUGMENTATIONS', 'PADDING', 'Loader', 'register_
            'blur', 'rotate', 'noise', 'DomainName', 'parse_name', 'parse_shift', 'pick_classes', 'Split',
            'first_of_each', 'split_positions', 'relabel', 'adapt_pictures', 'adapter_names', 'Content', 'mean_and_std',
            'Loaded', 'Shown', 'Adaptable', 'Domain', 'check_shape', 'read_raw', 'shifted', 'content_of', 'fitted',
-           'domain', 'epoch_order', 'epoch_draws', 'pixel_rows', 'augmented', 'batch_images']
+           'domain', 'for_plan', 'epoch_order', 'epoch_draws', 'pixel_rows', 'augmented', 'batch_images']
 
-# %% ../nbs/01_domains.ipynb #3660cb2c
+# %% ../nbs/01_domains.ipynb #a536eaa1
 import functools, inspect, re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -340,7 +340,7 @@ class Shown(Loaded):
             sheet[k, :len(some), :h, :w] = (some if c == 3 else some[:, :1].expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)
         return sheet.transpose(1, 2).reshape(self.n_classes*(h + 1), n_per_class*(w + 1), 3).numpy()
 
-# %% ../nbs/01_domains.ipynb #49a50f7b
+# %% ../nbs/01_domains.ipynb #fbd54b92
 class Adaptable(Shown):
     "What other domains can be made of a domain."
     def to(self: Any, device: torch.device | str) -> "Domain":
@@ -353,11 +353,14 @@ class Adaptable(Shown):
         "The same domain brought to `shape`, from the pictures as they were found; name and fingerprint stay, `adapters` says what was done."
         return replace(self, target=check_shape(shape, self.name))
 
-    def normalised_like(self: Any, other: "Domain") -> "Domain":
-        "The same domain with the mean and standard deviation of `other`, which must have as many channels."
-        return replace(self, like=other.to("cpu"))
+    def normalised_by(self: Any,
+        mean: Iterable[float],  # of pixels in 0..1, by channel
+        std: Iterable[float],   # likewise
+    ) -> "Domain":
+        "The same domain with another mean and standard deviation, such as those of the domain that a ticket was found on."
+        return replace(self, like=(tuple(map(float, mean)), tuple(map(float, std))))
 
-# %% ../nbs/01_domains.ipynb #30ca23cb
+# %% ../nbs/01_domains.ipynb #b4cfea16
 @DATA.register("Domain")
 @dataclass(frozen=True, repr=False)
 class Domain(Adaptable):
@@ -365,7 +368,7 @@ class Domain(Adaptable):
     spec: DomainName                       # its name, taken apart
     held_out: float = 0.1                  # share of each training class that validates
     target: tuple[int, int, int] | None = None  # channels, height, width to bring the pictures to; None: as found
-    like: "Domain | None" = None           # take mean and standard deviation from this domain
+    like: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and standard deviation to normalise with; None: its own
     raw: Raw | None = None                 # your own data; None: look the name up
     device: str = "cpu"                    # where the tensors live
 
@@ -377,7 +380,7 @@ class Domain(Adaptable):
     @property
     def portable(self) -> bool:
         "Whether another process can read this domain by its name alone."
-        return self.raw is None and DOMAINS[self.spec.base].built_in and (self.like is None or self.like.portable)
+        return self.raw is None and DOMAINS[self.spec.base].built_in
 
     @cached_property
     def content(self) -> Content:  # type: ignore[override]
@@ -388,9 +391,9 @@ class Domain(Adaptable):
     def __getstate__(self) -> dict: return {k: v for k, v in self.__dict__.items() if k != "content"}
 
     def plain(self) -> dict:
-        "The domain as plain data for a plan; refuses one that another process could not read."
-        if not self.portable: raise LotteryError(f"domain {self.name!r} is your own data, which no other process knows by its name: write it to a file with save_domain and load that")
-        return {"type": "Domain", **{k: to_plain(getattr(self, k)) for k in ("spec", "held_out", "target", "like")}}
+        "The domain as plain data for a plan; your own data stand as the fingerprint of their content, and a run keeps them beside its plan."
+        fields = {k: to_plain(getattr(self, k)) for k in ("spec", "held_out", "target", "like")}
+        return {"type": "Domain", **fields} if self.portable else {"type": "OwnDomain", **fields, "content": self.fingerprint}
 
 # %% ../nbs/01_domains.ipynb #95f9ea33
 def check_shape(
@@ -441,7 +444,7 @@ def content_of(
     parts = [t for s in (train, val, test) if s for t in (s.x, s.y)]
     return Content(train, val, test, classes, raw.note, fingerprint(*parts, *classes), (), *mean_and_std(train.x))
 
-# %% ../nbs/01_domains.ipynb #d9552866
+# %% ../nbs/01_domains.ipynb #52635682
 def fitted(
     content: Content,  # as found
     domain: Domain,    # says which shape, and whose statistics
@@ -452,13 +455,13 @@ def fitted(
     splits = content.map(lambda s: Split(adapt_pictures(s.x, target), s.y))
     names, statistics = adapter_names(found, target), mean_and_std(splits["train"].x)
     if domain.like:
-        statistics = domain.like.mean, domain.like.std
+        statistics = torch.tensor(domain.like[0]).view(-1, 1, 1), torch.tensor(domain.like[1]).view(-1, 1, 1)
         if len(statistics[0]) != target[0]:
-            raise LotteryError(f"{domain.name} has {target[0]} channels and cannot be normalised like {domain.like.name} with {len(statistics[0])}: adapt one of them first")
-        names += (f"normalised like {domain.like.name}",)
+            raise LotteryError(f"{domain.name} has {target[0]} channels and cannot be normalised by {len(statistics[0])}: adapt it first")
+        names += ("normalised by other statistics",)
     return replace(content, **splits, adapters=names, mean=statistics[0], std=statistics[1])
 
-# %% ../nbs/01_domains.ipynb #afc769ff
+# %% ../nbs/01_domains.ipynb #5d4d8f02
 def domain(
     name: "str | Domain",      # NAME[classes]+shift(number)+…@limit; a Domain comes back as it is
     validation: float = 0.1,   # share of each training class that validates, above 0 and at most 0.5
@@ -469,6 +472,14 @@ def domain(
     spec = parse_name(name)
     if known := DOMAINS[spec.base].classes: pick_classes(spec.classes, known, name)
     return Domain(spec, validation)
+
+def for_plan(
+    source: "str | Domain",  # a name, or a domain
+) -> "str | Domain":
+    "A domain as a plan keeps it: its name where every process can read it by that, else the domain with its data."
+    found = domain(source)
+    if found.portable: return source
+    return found if found.raw else replace(found, raw=read_raw(found.spec.base, data_folders()))
 
 # %% ../nbs/01_domains.ipynb #e8652430
 def epoch_order(

@@ -225,14 +225,14 @@ def from_dataset(
     x, y = pair(train, f"the data set of {name}")
     return from_arrays(x, y, None if test is None else pair(test, f"the test data set of {name}"), classes or getattr(train, "classes", None), name, validation)
 
-# %% ../nbs/01_own_data.ipynb #bbee00b8
+# %% ../nbs/01_own_data.ipynb #4035951b
 def save_domain(
     domain: Domain,    # any; the complete data behind it is written, so that classes and limits still apply
     path: str | Path,  # the file to write
 ) -> Path:
     "Write a domain to one `.safetensors` file; the same domain always gives the same bytes."
     raw = domain.raw or read_raw(domain.spec.base, data_folders())
-    if domain.like: raise LotteryError(f"domain {domain.name!r} borrows the statistics of {domain.like.name!r}: save it without, and borrow again after loading")
+    if domain.like: raise LotteryError(f"domain {domain.name!r} is normalised by other statistics: save it without, and give them again after loading")
     tensors = {"x": raw.x, "y": raw.y, "held_out": raw.held_out} | dict(zip(("test_x", "test_y"), raw.test or (), strict=False))
     whole = {k: (v[torch.arange(len(v))] if isinstance(v, Encoded) else v).contiguous() for k, v in tensors.items() if v is not None}
     about = {"spec": domain.spec, "validation": domain.held_out, "target": domain.target, "classes": raw.classes, "note": raw.note}

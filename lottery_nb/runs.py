@@ -6,10 +6,11 @@
 __all__ = ['TAGS', 'RESULTS', 'LAYERS', 'PLANS', 'Log', 'Tail', 'results_frame', 'layers_frame', 'Run', 'write_plan', 'read_plan',
            'run_folder', 'record', 'progress', 'run']
 
-# %% ../nbs/09_runs.ipynb #d48a714b
+# %% ../nbs/09_runs.ipynb #1ca2a1a1
 import json, os, platform, re, time, traceback
 from collections.abc import Callable, Generator, Iterator
-from datetime import datetime, timezone
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 import pandas as pd
@@ -18,6 +19,8 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import (ArmDone, ArmFailed, ArmStarted, EpochDone, Event, LotteryError, Planned, RunDone, RunFailed, RunStarted, Tick, TicketFound,
                              device_name, event_from, from_plain, pick_device, safe_child, to_plain, write_atomic)
+from .domains import Domain
+from .own_data import load_domain, save_domain
 from .tickets import FindPlan, Ticket, find_tickets
 from .transfer import TransferPlan, transfer
 
@@ -93,7 +96,7 @@ def layers_frame(
     rows = [(e.seed, e.round, e.density, layer, kept, size, kept / size) for e in found.values() for layer, (kept, size) in e.layers.items()]
     return pd.DataFrame(rows, columns=list(LAYERS))
 
-# %% ../nbs/09_runs.ipynb #fba82de9
+# %% ../nbs/09_runs.ipynb #62e4b4a2
 class Run:
     "A run's folder: plan, events, frames, tickets."
     def __init__(self,
@@ -102,7 +105,9 @@ class Run:
         self.path = Path(path)
         if not (self.path/"plan.json").is_file():
             raise LotteryError(f"{self.path} is not a run: it has no plan.json; give the folder that a run was written to")
-        self._tail, self._events, self._times = Tail(self.path/"events.jsonl"), [], []
+        self._tail = Tail(self.path/"events.jsonl")
+        self._events: list[Event] = []
+        self._times: list[float] = []
 
     @property
     def events(self) -> list[Event]:
@@ -128,8 +133,8 @@ class Run:
     @property
     def status(self) -> str:
         "'planned', 'running', 'failed' or 'done'."
-        last = next((e for e in reversed(self.events) if isinstance(e, (RunStarted, RunDone, RunFailed))), None)
-        return {RunStarted: "running", RunDone: "done", RunFailed: "failed"}.get(type(last), "planned")
+        words = {"RunStarted": "running", "RunDone": "done", "RunFailed": "failed"}
+        return next((words[type(e).__name__] for e in reversed(self.events) if type(e).__name__ in words), "planned")
 
     @property
     def info(self) -> dict[str, Any]: "What ran, where, when and for how long."; return _info(self)
@@ -139,16 +144,16 @@ class Run:
         planned = next((e.arms for e in self.events if isinstance(e, Planned)), 0)
         return f"Run({self.path.name}: {self.status}, {done} of {planned} arms trained)"
 
-# %% ../nbs/09_runs.ipynb #0b1a3ec2
+# %% ../nbs/09_runs.ipynb #893ccafb
 def _info(run: Run) -> dict[str, Any]:
     first = next((e for e in run.events if isinstance(e, RunStarted)), None)
     if first is None: return {}
     done = next((e for e in reversed(run.events) if isinstance(e, RunDone)), None)
     return dict(plan_hash=first.plan, kind=first.kind, device=first.device, device_name=first.device_name, versions=first.versions, threads=first.threads,
-                date=datetime.fromtimestamp(run._times[0], timezone.utc).strftime("%Y-%m-%d"), seconds=done.seconds if done else None,
+                date=datetime.fromtimestamp(run._times[0], UTC).strftime("%Y-%m-%d"), seconds=done.seconds if done else None,
                 arms=sum(isinstance(e, ArmDone) for e in run.events), failed=[e.reason for e in run.events if isinstance(e, ArmFailed)])
 
-# %% ../nbs/09_runs.ipynb #2da011cb
+# %% ../nbs/09_runs.ipynb #de5dfb44
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {FindPlan: find_tickets, TransferPlan: transfer}
 "What runs each kind of plan."
 
@@ -156,9 +161,11 @@ def write_plan(
     plan: Any,           # one of the kinds in PLANS
     folder: Path,        # the run's folder
 ) -> None:
-    "Write plan.json and the tickets that it names."
+    "Write plan.json, the tickets that it names and the data that only this process has."
     for ticket in getattr(plan, "tickets", ()):
         if not (file := folder/"inputs"/f"{ticket.content}.safetensors").exists(): ticket.save(file, store=folder/"snapshots")
+    for d in getattr(plan, "targets", None) or (plan.source,):
+        if isinstance(d, Domain) and not d.portable: save_domain(replace(d, like=None, target=None), folder/"inputs"/f"{d.fingerprint}.safetensors")
     write_atomic(folder/"plan.json", json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
 
 def read_plan(
@@ -167,8 +174,10 @@ def read_plan(
     "The plan of a run; refuses a file that is none."
     path = Path(folder, "plan.json")
     def resolve(record: dict) -> Any:
-        if record.get("type") != "Ticket": return record
-        return Ticket.load(safe_child(Path(folder, "inputs"), f"{record['content']}.safetensors"))
+        if record.get("type") not in ("Ticket", "OwnDomain"): return record
+        file = safe_child(Path(folder, "inputs"), f"{record['content']}.safetensors")
+        if record["type"] == "Ticket": return Ticket.load(file)
+        return replace(load_domain(file), target=from_plain(record["target"]), like=from_plain(record["like"]))
     try: plan = from_plain(json.loads(path.read_text(encoding="utf-8"), object_hook=resolve))
     except (OSError, ValueError, KeyError, RecursionError) as e:
         if isinstance(e, LotteryError): raise

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLAIN', 'STARTS', 'SCHEMA', 'SCORE_AT', 'Ticket', 'read_tensors', 'FindPlan', 'seeds_from', 'Search', 'find_tickets']
 
-# %% ../nbs/07_tickets.ipynb #536866b3
+# %% ../nbs/07_tickets.ipynb #c5e24ee7
 import json, struct
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from . import __version__
 from .core import (Event, LotteryError, Planned, RoundDone, TicketFound, canonical, check_choice, check_number, data, from_plain, pick_device,
                              seed_for, fingerprint, safe_child, to_plain, write_atomic)
-from .domains import Domain, domain
+from .domains import Domain, domain, for_plan
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
-from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, kept_count, make_mask
+from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask
 from .rewinding import CONTROLS, RETRAIN, TRAINED, Beginning, Snapshot, check_fit, fresh, load, masked, rewind_step, round_start
 from .training import Arm, Recipe, Trained, batches_of, lr_factor, steps_per_epoch, train
 
@@ -175,20 +175,20 @@ def _load(path: str | Path) -> Ticket:
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise LotteryError(f"{name} is not a ticket of this package: {type(e).__name__} {str(e)[:80]}") from None
 
-# %% ../nbs/07_tickets.ipynb #92bed04f
+# %% ../nbs/07_tickets.ipynb #3ff59703
 SCORE_AT = ("trained", "start")
 
 @data
 class FindPlan:
     "Find tickets: which network on which domain, how it is pruned, rewound and trained, with which seeds and controls."
     source: str | Domain = "digits"
-    network: str | Callable = "lenet-300-100"    # a name, 'module:function', or a factory `(input_shape, n_classes) -> nn.Module`
+    network: str | Callable | Network = "lenet-300-100"  # a name, 'module:function', a factory `(input_shape, n_classes) -> nn.Module`, or a Network
     width: float = 1.0                           # multiplies the hidden channels
     schedule: Schedule = geometric(fraction=0.2, rounds=10)
     rewind: str = "init"                         # 'init', 'step 500', 'epoch 2' or 'source-trained'
     retrain: str = "weight rewinding"            # or 'learning-rate rewinding', 'fine-tuning'
     recipe: Recipe = Recipe()
-    seeds: int | tuple = 3                       # how many (0, 1, …), or which
+    seeds: Any = 3                               # how many (0, 1, …), or which; kept as a tuple
     criterion: str | Callable = "magnitude"
     scope: str = "global"                        # 'global', 'layer' or 'erk'
     score_at: str = "trained"                    # score the trained weights, or those at the 'start' (SNIP, GraSP, SynFlow before training)
@@ -204,13 +204,13 @@ class FindPlan:
         "The plan's identity."
         return fingerprint(canonical(self))
 
-# %% ../nbs/07_tickets.ipynb #a6425fbf
+# %% ../nbs/07_tickets.ipynb #830b5e63
 def seeds_from(
     seeds: int | tuple | list,  # how many, or which
     what: str,                  # the place, as it reads in an error
 ) -> tuple[int, ...]:
     "The seeds that a plan names; refuses none, negative ones and one that stands twice."
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
+    if isinstance(seeds, int):
         check_number(seeds, what, low=1, whole=True)
         return tuple(range(seeds))
     for s in seeds: check_number(s, what, whole=True)
@@ -220,7 +220,7 @@ def seeds_from(
 def _check_find(p: FindPlan) -> None:
     "What can be checked without loading data."
     object.__setattr__(p, "seeds", seeds_from(p.seeds, "FindPlan.seeds"))
-    if isinstance(p.source, str): domain(p.source)
+    object.__setattr__(p, "source", for_plan(p.source))
     if isinstance(p.network, str) and ":" not in p.network: NETWORKS[p.network]
     if isinstance(p.criterion, str): CRITERIA[p.criterion]
     for control in p.controls: CONTROLS[control]
@@ -235,18 +235,19 @@ def _check_find(p: FindPlan) -> None:
     if p.layer_fractions and p.schedule.kind != "geometric":
         raise LotteryError(f"FindPlan.layer_fractions with a {p.schedule.kind} schedule: a share pruned in each round needs geometric(fraction, rounds)")
 
-# %% ../nbs/07_tickets.ipynb #ff35cde8
+# %% ../nbs/07_tickets.ipynb #645a212e
 class Search:
     "A plan with its domain loaded and its network known."
     def __init__(self,
         plan: FindPlan,
     ):
-        self.plan, self.domain = plan, domain(plan.source) if isinstance(plan.source, str) else plan.source
-        self.network = Network(plan.network, tuple(self.domain.shape), self.domain.n_classes, plan.width)
+        self.plan, self.domain = plan, domain(plan.source)
+        fits: dict[str, Any] = dict(input_shape=self.domain.shape, n_classes=self.domain.n_classes, width=plan.width)
+        self.network = plan.network.with_(**fits) if isinstance(plan.network, Network) else Network(plan.network, **fits)
         model = self.network.build(0)
-        head = head_parameters(model, self.network.input_shape, self.network.n_classes)
+        head = head_parameters(model, self.network.input_shape, self.network.n_classes, self.network.head_layer)
         own = {n: f for layer, f in plan.layer_fractions.items() for n in _layer(layer, head, model)}
-        self.names = prunable(model, self.network.input_shape, plan.prunable, head="head" in plan.layer_fractions or any(n in head for n in own))
+        self.names = prunable(model, self.network.input_shape, plan.prunable, "head" in plan.layer_fractions or any(n in head for n in own), self.network.head_layer)
         self.fractions = {n: f for n, f in own.items() if n in self.names}
         if unused := set(own) - set(self.fractions) - {n for n in own if model.get_parameter(n).ndim < 2}:
             raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too")
@@ -321,7 +322,7 @@ def _dense_arms(search: Search) -> list[Arm]:
     return [Arm(f"r00/dense/s{seed}", search.network, search.domain, plan.recipe, seed, fresh(search.network, seed), capture=(search.point or 0,),
                 tags=dict(source=search.domain.name, domain=search.domain.name, role="dense", start="fresh", round=0, density=1.0, seed=seed)) for seed in plan.seeds]
 
-# %% ../nbs/07_tickets.ipynb #0096114e
+# %% ../nbs/07_tickets.ipynb #dad8a6c8
 def find_tickets(
     plan: FindPlan,
     device: str | torch.device = "auto",
@@ -340,13 +341,13 @@ def find_tickets(
         arms = [a for s in seeds for a in _round_arms(search, s, r)]
         done = {t.arm.seed: t for t in (yield from train(arms, where)) if t.arm.tags["role"] == "ticket" and not t.failed}
         seeds = [s for s in seeds if s.seed in done]
-        for s in seeds: s.trained = done[s.seed].kept
+        for s in seeds: s.trained = done[s.seed].weights
         yield RoundDone(r, plan.schedule.density(r), plan.schedule.rounds)
     return tickets
 
 def _first(search: Search, dense: Trained) -> _Seed:
     "A seed's search after its dense training. θS is the kept epoch, as a start: at step 0, with a new optimizer."
-    θS = replace(dense.kept, optimizer={}, step=0, updates=0)
+    θS = replace(dense.weights, optimizer={}, step=0, updates=0)
     rewound = θS if search.point is None else dense.captured[search.point]
     mask = Mask.dense({n: dense.arm.start.weights[n] for n in search.names})
-    return _Seed(dense.arm.seed, rewound, θS, dense.kept, dense.arm.start, mask)
+    return _Seed(dense.arm.seed, rewound, θS, dense.weights, dense.arm.start, mask)

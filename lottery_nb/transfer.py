@@ -6,19 +6,19 @@
 __all__ = ['START_POINTS', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE', 'TransferPlan', 'target_domain', 'settle', 'transfer_arms',
            'transfer']
 
-# %% ../nbs/08_transfer.ipynb #f9725d72
-from collections.abc import Generator, Iterator, Mapping
+# %% ../nbs/08_transfer.ipynb #43fc7e11
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 import torch
 from .core import Event, LotteryError, Planned, canonical, check_choice, check_number, data, fingerprint, pick_device
-from .domains import Domain, domain
+from .domains import Domain, domain, for_plan
 from .masks import Mask
-from .models import HEADS, Network, head_parameters
+from .models import head_parameters
 from .rewinding import CONTROLS, TRAINED, Beginning, Snapshot, fresh
-from .tickets import FindPlan, Ticket, find_tickets
+from .tickets import Ticket
 from .training import FROZEN_NORM, Arm, Recipe, Trained, total_steps, train
 
-# %% ../nbs/08_transfer.ipynb #104e45ae
+# %% ../nbs/08_transfer.ipynb #ff0a2520
 START_POINTS = ("rewind", TRAINED, "fresh")
 BODIES = ("fine-tune", "frozen")
 TRANSFER_HEADS = ("new", "mlp", "reuse")
@@ -27,8 +27,8 @@ NORMALISE = ("target", "source")
 @data
 class TransferPlan:
     "Carry tickets to target domains: starting points, body, head and controls."
-    tickets: tuple[Ticket, ...]
-    targets: tuple[str | Domain, ...]
+    tickets: Sequence[Ticket]
+    targets: Sequence[str | Domain]
     start: tuple = (TRAINED, "rewind", "fresh")
     body: str = "fine-tune"                  # or 'frozen': only the head is trained
     norm: str = "kept"                       # batch-norm statistics of a frozen body: 'kept', 'recalibrated' on the target, or 'updated'
@@ -55,7 +55,7 @@ class TransferPlan:
         "The tickets' sources, as one string."
         return ", ".join(dict.fromkeys(t.source for t in self.tickets))
 
-# %% ../nbs/08_transfer.ipynb #42395ea0
+# %% ../nbs/08_transfer.ipynb #7f22b151
 def _check_transfer(p: TransferPlan) -> None:
     "What can be checked without loading data."
     several = lambda x: (x,) if isinstance(x, (str, Domain, Ticket)) else tuple(x)
@@ -64,8 +64,7 @@ def _check_transfer(p: TransferPlan) -> None:
         if not getattr(p, name): raise LotteryError(f"TransferPlan.{name} is empty: give at least one")
     for t in p.tickets:
         if not isinstance(t, Ticket): raise LotteryError(f"TransferPlan.tickets holds {t!r}: give tickets, such as found.tickets or Ticket.load(path)")
-    for t in p.targets:
-        if isinstance(t, str): domain(t)
+    object.__setattr__(p, "targets", tuple(for_plan(t) for t in p.targets))
     for s in p.start: check_choice(s, START_POINTS, "TransferPlan.start")
     for c in p.controls: CONTROLS[c]
     check_choice(p.body, BODIES, "TransferPlan.body")
@@ -75,16 +74,15 @@ def _check_transfer(p: TransferPlan) -> None:
     check_number(p.floor, "TransferPlan.floor", high=1)
     if len(set((t.name, t.plan) for t in p.tickets)) < len(p.tickets): raise LotteryError("TransferPlan.tickets holds a ticket twice: give each one once")
 
-# %% ../nbs/08_transfer.ipynb #19ccc981
+# %% ../nbs/08_transfer.ipynb #ac0d0bc2
 def target_domain(
     ticket: Ticket,
     target: str | Domain,
     normalise: str = "target",  # or 'source': pixels by the source's mean and deviation
 ) -> Domain:
     "The target in the shape that the ticket's network takes."
-    there = domain(target) if isinstance(target, str) else target
-    there = there.adapt(tuple(ticket.network.input_shape))
-    return there if normalise == "target" else there.normalised_like(domain(ticket.source).adapt(tuple(ticket.network.input_shape)))
+    there = domain(target).adapt(ticket.network.input_shape)  # type: ignore[arg-type]
+    return there if normalise == "target" else there.normalised_by(*ticket.norm)
 
 # %% ../nbs/08_transfer.ipynb #1eaf3049
 def _grafted(body: Snapshot, head: Snapshot, names: set[str]) -> Snapshot:

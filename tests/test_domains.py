@@ -207,15 +207,16 @@ def test_fingerprint_is_of_the_content():
 
 
 def test_a_domain_is_plain_data():
-    d = domain("digits[0-4]+noise(0.2)@200", validation=0.2).adapt((3, 16, 16)).normalised_like(domain("digits").adapt((3, 16, 16)))
+    d = domain("digits[0-4]+noise(0.2)@200", validation=0.2).adapt((3, 16, 16)).normalised_by((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     again = from_plain(json.loads(canonical(d)))
     assert again == d and hash(again) == hash(d) and again.train.x is d.train.x
     assert pickle.loads(pickle.dumps(d)) == copy.deepcopy(d) == d and "content" not in pickle.loads(pickle.dumps(d)).__dict__
     own = from_arrays(numbered().x, numbered().y)
     assert torch.equal(pickle.loads(pickle.dumps(own)).train.x, own.train.x)
     register_domain("mine", numbered)
-    for d in (own, domain("mine"), domain("digits").normalised_like(own)):
-        with pytest.raises(LotteryError, match="is your own data"): to_plain(d)
+    for d in (own, domains.for_plan("mine")):
+        assert to_plain(d)["type"] == "OwnDomain" and to_plain(d)["content"] == d.fingerprint
+    assert domains.for_plan("digits") == "digits" and domains.for_plan("mine").raw is not None
 
 
 # batches
