@@ -6,8 +6,9 @@
 __all__ = ['T', 'DATA', 'EVENTS', 'LotteryError', 'expect_error', 'Registry', 'check_choice', 'check_number', 'pick_device',
            'device_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'data', 'name_of', 'named',
            'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child', 'Event', 'event',
-           'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmFailed', 'TicketFound',
-           'RoundDone', 'RunDone', 'RunFailed', 'Tick', 'event_from']
+           'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
+           'TicketFound', 'RoundDone', 'RunDone', 'RunFailed', 'NotSaved', 'RunPaused', 'RunResumed', 'RunStopped',
+           'Tick', 'ArmState', 'event_from']
 
 # %% ../nbs/00_core.ipynb #f05c702a
 import dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, secrets
@@ -264,10 +265,11 @@ def safe_child(
     if not good: raise LotteryError(f"name {name!r}: give a plain name without folders, at most 200 characters")
     return Path(folder)/name
 
-# %% ../nbs/00_core.ipynb #d3bc676a
+# %% ../nbs/00_core.ipynb #aeb6baca
 @dataclass(frozen=True)
 class Event:
     "Something that happened in a run."
+    logged = True  # whether it is a line in a log
     def line(self) -> str:
         "The event as one line of JSON."
         logged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.repr}
@@ -302,7 +304,7 @@ class Layout(Event):
     "Which arms share a step; an arm that stands alone is a group of one."
     groups: list       # of lists of arm names
 
-# %% ../nbs/00_core.ipynb #e1010303
+# %% ../nbs/00_core.ipynb #95f254b1
 @event
 class ArmStarted(Event):
     "An arm's training begins."
@@ -310,6 +312,7 @@ class ArmStarted(Event):
     tags: dict         # source, domain, role, start, round, density, seed
     epochs: float      # epochs that it will train, at most
     images: int        # training examples in an epoch
+    identity: str = "" # hash of all that decides what the training gives; '' where that cannot be told (a lambda as network)
 
 @event
 class EpochDone(Event):
@@ -324,7 +327,7 @@ class EpochDone(Event):
     validation_accuracy: float   # 0..1
     seconds: float               # that this epoch took, evaluation included
 
-# %% ../nbs/00_core.ipynb #1427566b
+# %% ../nbs/00_core.ipynb #b46dbc7e
 @event
 class ArmDone(Event):
     "An arm is trained; test data was read once, for its kept epoch."
@@ -332,6 +335,13 @@ class ArmDone(Event):
     epoch: int            # the kept epoch
     metrics: dict         # {'test': {'accuracy': …, 'loss': …}, 'validation': {…}}
     seconds: float        # whole training
+    made: Any = dataclasses.field(default=None, repr=False, compare=False)  # what was trained, for who stores it; not logged
+
+@event
+class ArmTaken(Event):
+    "An arm is not trained again: its result was on disk."
+    arm: str
+    identity: str
 
 @event
 class ArmFailed(Event):
@@ -341,7 +351,7 @@ class ArmFailed(Event):
     step: int
     reason: str           # one sentence
 
-# %% ../nbs/00_core.ipynb #ce040cb2
+# %% ../nbs/00_core.ipynb #f7148619
 @event
 class TicketFound(Event):
     "A mask was made and stored with its snapshots."
@@ -373,11 +383,39 @@ class RunFailed(Event):
     traceback: str
 
 @event
+class NotSaved(Event):
+    "A state could not be written; the training goes on, and a resumed run starts from an older one."
+    arm: str
+    reason: str        # one sentence
+
+@event
+class RunPaused(Event):
+    "Training waits until it is told to go on."
+
+@event
+class RunResumed(Event):
+    "Training goes on after a pause."
+
+@event
+class RunStopped(Event):
+    "The run was told to stop; it can be taken up again."
+
+# %% ../nbs/00_core.ipynb #a580cd55
+@event
 class Tick(Event):
-    "Still training; comes about ten times a second and is not logged."
+    "Still training; comes about ten times a second."
+    logged = False
     arm: str
     epoch: float       # fraction of epochs done
     epochs: float      # of this many
+
+@event
+class ArmState(Event):
+    "An arm ended an epoch, and its state can be had by calling `state` before the next event is asked for."
+    logged = False
+    arm: str
+    identity: str
+    state: Any = dataclasses.field(default=None, repr=False, compare=False)
 
 # %% ../nbs/00_core.ipynb #4c2b74dd
 def event_from(

@@ -81,7 +81,7 @@ def undertrained(
     reached = summary(dense, ("start",), split="validation")["mean"].max()
     return None if reached >= floor else f"undertrained: dense validation accuracy {100*reached:.1f} % < {100*floor:g} %"
 
-# %% ../nbs/11_plots.ipynb #406cded2
+# %% ../nbs/11_plots.ipynb #78668d1c
 def floor_of(
     results: Any,         # results frame, run, or a list of these
     floor: float | None,  # given, or None
@@ -94,18 +94,18 @@ def refusal(
     why: str,    # the sentence in place of it
 ) -> go.Figure:
     "A figure without data that says why."
-    fig = styled(go.Figure(), title, "no curves are drawn below the floor that the plan states")
+    fig = styled(go.Figure(), title, "no curves are drawn below the floor that the plan states", 260)
     fig.add_annotation(text=why, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_size=18, bordercolor=COLOURS["reinit"], borderwidth=2, borderpad=16)
     return fig.update_xaxes(visible=False).update_yaxes(visible=False)
 
-# %% ../nbs/11_plots.ipynb #5fd3da73
+# %% ../nbs/11_plots.ipynb #b7c91826
 def density_axis(
     densities: pd.Series,  # shares kept, 0..1
 ) -> dict:
     "A log axis from 100 % down to the sparsest network, with ticks at 1, 2 and 5."
     low = np.log10(densities.min())
     ticks = [m*10.0**e for e in range(int(np.floor(low)), 1) for m in (1, 2, 5) if low - 0.02 <= np.log10(m*10.0**e) <= 0.001]
-    return dict(type="log", range=[0.03, min(low, -0.1) - 0.04], tickvals=ticks, ticktext=[density_text(t) for t in ticks],
+    return dict(type="log", range=[0.03, min(low, -0.1) - 0.04*(0.4 - low)], tickvals=ticks, ticktext=[density_text(t) for t in ticks],
                 title_text="weights kept (share of prunable weights, log scale)", minor_showgrid=False)
 
 # %% ../nbs/11_plots.ipynb #2712a19d
@@ -152,22 +152,23 @@ def dodges(
     step = min([0.011*(0.4 - logs[0]), *(0.6*np.diff(logs)/(len(labels) + 1))])
     return {label: 10.0**(step*(i//2 + 1)*(-1)**i) for i, label in enumerate(labels)}
 
-# %% ../nbs/11_plots.ipynb #45dc3ebc
+# %% ../nbs/11_plots.ipynb #4470e1a0
 def line_of(
-    s: pd.DataFrame,   # rows of one series
-    role: str,         # what they are
-    label: str,        # in the legend
-    scale: float,      # 100 for shares
-    **looks: Any,      # dash, width, error_y, mode
+    s: pd.DataFrame,     # rows of one series; `at` is the place along the axis, `density` what is told
+    role: str,           # what they are
+    label: str,          # in the legend
+    scale: float,        # 100 for shares
+    dash: str,           # of the line
+    bars: dict | None,   # error bars, as Plotly wants them
 ) -> go.Scatter:
-    "The means of a series against density, with hover text; `at` are the places along the axis, `density` what is told."
+    "The means of a series against density, with hover text."
     about = [f"<b>{label}</b><br>{density_text(r.density)} kept<br>{r.text}" + (f" over {r.n} seeds" if r.n > 1 else "") for r in s.itertuples()]
     colour, lead = COLOURS.get(role, "#333333"), role in ("dense", "ticket")
     return go.Scatter(x=s["at"], y=scale*s["mean"], name=label + (" (single run)" if (s["n"] == 1).all() else ""), legendgroup=label, legendrank=([*COLOURS, role].index(role) + 1)*10,
-                      mode="lines" if role == "dense" else "lines+markers", line=dict(color=colour, width=2.4 if lead else 1.4, dash=looks.pop("dash")), cliponaxis=False,
-                      marker=dict(symbol=SYMBOLS.get(role, "star"), size=8 if lead else 7), hovertext=about, hovertemplate="%{hovertext}<extra></extra>", **looks)
+                      mode="lines" if role == "dense" else "lines+markers", line=dict(color=colour, width=2.4 if lead else 1.4, dash=dash), cliponaxis=False, error_y=bars,
+                      marker=dict(symbol=SYMBOLS.get(role, "star"), size=8 if lead else 7), hovertext=about, hovertemplate="%{hovertext}<extra></extra>")
 
-# %% ../nbs/11_plots.ipynb #b4821405
+# %% ../nbs/11_plots.ipynb #126458be
 def curves(
     rows: pd.DataFrame,  # as `summary` gives them, of one domain
     metric: str,         # 'accuracy' or 'loss'
@@ -175,14 +176,16 @@ def curves(
     "Traces of a metric against density: intervals as bands for dense and tickets, as bars for the rest, tickets on top; single runs say so."
     scale, series, ends = (100 if metric == "accuracy" else 1), series_of(rows), [10**e for e in density_axis(rows["density"])["range"]]
     apart = dodges(rows, [label for role, _, label, _ in series if role not in ("dense", "ticket")])
-    bands, lines, tickets = [], [], []
+    bands: list[go.Scatter] = []
+    lines: list[go.Scatter] = []
+    tickets: list[go.Scatter] = []
     for role, start, label, dash in series:
         s = rows[(rows["role"] == role) & (rows["start"] == start)]
         s = pd.concat([s.assign(at=e) for e in ends]) if role == "dense" else s.assign(at=s["density"]*apart.get(label, 1))
         sure, colour = s[s["n"] > 1], COLOURS.get(role, "#333333")
         bars = dict(array=scale*(s["high"] - s["mean"]), arrayminus=scale*(s["mean"] - s["low"]), color=faint(colour, 0.6), thickness=1.2, width=0) if label in apart and len(sure) else None
         if label not in apart and len(sure): bands.append(band(sure["at"], scale*sure["low"], scale*sure["high"], faint(colour), label))
-        (tickets if role == "ticket" else lines).append(line_of(s, role, label, scale, dash=dash, error_y=bars))
+        (tickets if role == "ticket" else lines).append(line_of(s, role, label, scale, dash, bars))
     return [*bands, *lines, *tickets]
 
 # %% ../nbs/11_plots.ipynb #f3ac066f
@@ -355,7 +358,7 @@ def by_start(
     starts = in_order((tickets if len(tickets) else rows[several])[["start"]].drop_duplicates())["start"]
     return {s: rows[(rows["start"] == s) | ~several] for s in starts}
 
-# %% ../nbs/11_plots.ipynb #a2406235
+# %% ../nbs/11_plots.ipynb #896a0698
 def transfer_curves(
     results: Any,                # results frame, run, or a list of these
     floor: float | None = None,  # validation accuracy that the dense network must reach on the target, 0..1; default: the run's plan
@@ -367,9 +370,9 @@ def transfer_curves(
     title = f"{metric.capitalize()} against density on the targets"
     if not panels: return refusal(title, "<br>".join(left_out))
     tables = {name: summary(rows, ("role", "start", "density"), metric=metric, confidence=confidence) for name, rows in panels.items()}
-    parts = [(f"{name}, start: {text_of(start)}" if start else name, rows, *view_of(table, metric)) for name, table in tables.items() for start, rows in by_start(table).items()]
+    parts = [(f"{name}<br>start: {text_of(start)}" if start else name, rows, *view_of(table, metric)) for name, table in tables.items() for start, rows in by_start(table).items()]
     lines, seen = -(-len(parts)//2), set()
-    fig = make_subplots(lines, min(2, len(parts)), subplot_titles=[name for name, *_ in parts], horizontal_spacing=0.09, vertical_spacing=0.22/lines)
+    fig = make_subplots(lines, min(2, len(parts)), subplot_titles=[name for name, *_ in parts], horizontal_spacing=0.09, vertical_spacing=0.25/lines)
     for i, (_, rows, ends, _) in enumerate(parts):
         at = dict(row=i//2 + 1, col=i % 2 + 1)
         for trace in curves(rows, metric):
@@ -378,10 +381,10 @@ def transfer_curves(
         fig.update_xaxes(**density_axis(rows["density"]) | dict(title_text=""), **at).update_yaxes(range=ends, **at)
     fig.update_yaxes(**level_axis(metric, "test"), col=1).update_xaxes(title_text="weights kept (log scale)", row=lines).update_annotations(font_size=13)
     about = f"test {metric}, {seeds_text(pd.concat(tables.values()), confidence)}{max(beyond for *_, beyond in parts)}"
-    styled(fig, title, "<br>".join([about, *left_out]), 170 + 270*lines)
-    return fig.update_layout(margin=dict(t=108 + 16*len(left_out), b=96))
+    styled(fig, title, "<br>".join([about, *left_out]), 170 + 290*lines)
+    return fig.update_layout(margin=dict(t=122 + 16*len(left_out), b=96))
 
-# %% ../nbs/11_plots.ipynb #1b2d7821
+# %% ../nbs/11_plots.ipynb #15b6b1e3
 def training_plot(
     results: Any,                # results frame, run, or a list of these
     role: str = "ticket",        # whose curves stand beside the dense ones
@@ -411,4 +414,5 @@ def training_plot(
                         hovertemplate=f"<b>{name}</b><br>epoch %{{x}}: %{{hovertext}}<extra></extra>")
     fig.update_xaxes(title_text="epochs completed", rangemode="tozero").update_yaxes(**level_axis(metric, split), autorangeoptions=dict(clipmin=0, clipmax=100) if metric == "accuracy" else None)
     n = rows.groupby(["role", "start", "density"])["seed"].nunique().rename("n").reset_index()
-    return styled(fig, f"Training on {text_of(domain)}: dense and {text_of(role)}", f"{split} {metric}, {seeds_text(n, confidence)}", 480)
+    about_band = "; the band is that of dense" if n["n"].max() > 1 else ""
+    return styled(fig, f"Training on {text_of(domain)}: dense and {text_of(role)}", f"{split} {metric}, {seeds_text(n, confidence)}{about_band}", 480)

@@ -6,7 +6,7 @@
 __all__ = ['START_POINTS', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE', 'TransferPlan', 'target_domain', 'settle', 'transfer_arms',
            'transfer']
 
-# %% ../nbs/08_transfer.ipynb #43fc7e11
+# %% ../nbs/08_transfer.ipynb #356b2f1a
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 import torch
@@ -16,7 +16,7 @@ from .masks import Mask
 from .models import head_parameters
 from .rewinding import CONTROLS, TRAINED, Beginning, Snapshot, fresh
 from .tickets import Ticket
-from .training import FROZEN_NORM, Arm, Recipe, Trained, total_steps, train
+from .training import FROZEN_NORM, Arm, Recall, Recipe, Trained, total_steps, train
 
 # %% ../nbs/08_transfer.ipynb #ff0a2520
 START_POINTS = ("rewind", TRAINED, "fresh")
@@ -136,12 +136,13 @@ def transfer_arms(
                     arms.setdefault(name, Arm(name, c.network, there, plan.recipe or ticket.recipe, ticket.seed, c.start, c.mask, still, plan.norm, tags=tags, returns_weights=False))
     return list(arms.values())
 
-# %% ../nbs/08_transfer.ipynb #2e736853
+# %% ../nbs/08_transfer.ipynb #96ea9970
 def transfer(
     plan: TransferPlan,
     device: str | torch.device = "auto",
+    recall: Recall = lambda identity: None,  # what was trained before
 ) -> Generator[Event, None, list[Trained]]:
     "Train a transfer's arms, yielding events; returns what each arm gave. Refuses a bad plan before anything is trained."
     arms, where = transfer_arms(plan), pick_device(device)
     yield Planned(len(arms), float(sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)))
-    return (yield from train(arms, where))
+    return (yield from train(arms, where, recall))

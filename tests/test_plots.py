@@ -6,12 +6,13 @@ import pytest
 
 from lottery_nb.core import LotteryError
 from lottery_nb.plots import (
-    COLOURS, SYMBOLS, UNWANTED, accuracy_plot, layer_density_plot, transfer_cells, transfer_curves, transfer_plot, training_plot, undertrained,
+    COLOURS, SYMBOLS, UNWANTED, accuracy_plot, curves, density_axis, layer_density_plot, transfer_cells, transfer_curves, transfer_plot, training_plot, undertrained, view_of,
 )
-from lottery_nb.stats import ROLES, example_results, summary
+from lottery_nb.stats import ROLES, summary
+from made_up import made_up_results
 
-FOUND = example_results(seeds=3, rounds=4)
-MOVED = example_results(seeds=3, rounds=3, targets=("made-up target", "made-up shift"))
+FOUND = made_up_results(seeds=3, rounds=4)
+MOVED = made_up_results(seeds=3, rounds=3, targets=("made-up target", "made-up shift"))
 LAYERS = pd.DataFrame([dict(seed=s, round=r, density=0.5**r, layer=n, kept=round(100*0.5**r), size=100, layer_density=0.5**r)
                        for s in range(2) for r in range(3) for n in ("b.weight", "a.weight")])
 
@@ -25,7 +26,7 @@ def test_curves_show_the_means_in_per_cent():
     traces = drawn(accuracy_plot(FOUND))
     for role in ("ticket", "reinit", "random mask"):
         expected = rows[rows["role"] == role]
-        assert np.allclose(traces[role].x, expected["density"]) and np.allclose(traces[role].y, 100*expected["mean"])
+        assert np.allclose(traces[role].x, expected["density"], rtol=0 if role == "ticket" else 0.1, atol=1e-9) and np.allclose(traces[role].y, 100*expected["mean"])
     assert len(set(traces["dense"].y)) == 1 and np.isclose(traces["dense"].y[0], 100*rows.loc[rows["role"] == "dense", "mean"].item())
 
 
@@ -35,6 +36,69 @@ def test_bands_are_the_intervals():
     assert len(bands) == 1 and np.allclose(bands[0].y, 100*np.r_[rows["low"], rows["high"][::-1]])
     rows, bars = summary(FOUND, ("role", "density")).query("role == 'reinit'"), drawn(accuracy_plot(FOUND))["reinit"]
     assert np.allclose(bars.y + bars.error_y.array, 100*rows["high"]) and np.allclose(bars.y - bars.error_y.arrayminus, 100*rows["low"])
+
+
+def crowded():
+    """All controls at the same densities."""
+    return pd.concat([FOUND, *(FOUND[FOUND["role"] == "reinit"].assign(role=role) for role in ("reinit signs kept", "shuffled", "small dense"))])
+
+
+def test_bars_stand_side_by_side_inside_the_axis():
+    rows = summary(crowded(), ("role", "start", "density"))
+    traces = [t for t in curves(rows, "accuracy") if t.name and t.name != "dense"]
+    assert len(traces) == 6 and [t.name for t in traces if t.error_y.array is None] == ["ticket"] and traces[-1].name == "ticket"
+    places = np.log10(np.sort(np.array([t.x for t in traces]), axis=0))
+    left, right = density_axis(rows["density"])["range"]
+    assert np.diff(places, axis=0).min() > 0.005 and places.min() > right and places.max() < left
+    assert places[:, 0].min() > places[:, 1].max()
+
+
+def test_dense_runs_along_the_whole_axis():
+    fig = accuracy_plot(FOUND)
+    bands = [t for t in fig.data if t.fill]
+    assert {t.legendgroup for t in bands} == {"dense", "ticket"}
+    for trace in (drawn(fig)["dense"], next(t for t in bands if t.legendgroup == "dense")):
+        assert np.allclose([max(trace.x), min(trace.x)], [10**e for e in fig.layout.xaxis.range])
+
+
+def rows_with(low, high, mean=(0.97, 0.96, 0.95)):
+    return pd.DataFrame(dict(mean=mean, low=low, high=high, n=3))
+
+
+@pytest.mark.parametrize("rows, beyond", [
+    (rows_with((0.96, 0.95, 0.94), (0.98, 0.97, 0.96)), False),
+    (rows_with((0.96, 0.95, 0.10), (0.98, 0.97, 1.80)), True),
+    (rows_with((0.96, 0.95, 0.94), (1.01, 0.97, 0.96)), True)])
+def test_view_holds_the_means_and_no_room_above_100(rows, beyond):
+    (low, high), said = view_of(rows, "accuracy")
+    assert 85 < low < 95 and 97 < high <= 100 and ("go on beyond" in said) is beyond
+    assert beyond or (low <= 94 and high >= 98)
+
+
+def test_view_without_intervals_and_of_losses():
+    (low, high), said = view_of(pd.DataFrame(dict(mean=[1.0, 1.0], low=np.nan, high=np.nan, n=1)), "accuracy")
+    assert low < 100 and high == 100 and not said
+    (low, high), _ = view_of(rows_with((-0.5, 1.9, 0.4), (0.7, 2.1, 0.6), (0.1, 2.0, 0.5)), "loss")
+    assert low == 0 and 2 < high < 4
+
+
+def test_subtitle_says_what_runs_out_of_the_picture():
+    wild = FOUND.copy()
+    at = (wild["role"] == "reinit") & (wild["round"] == 2) & (wild["seed"] == 0)
+    wild.loc[at, "value"] = 0.2
+    shown = accuracy_plot(wild)
+    assert "go on beyond it" in shown.layout.title.subtitle.text and "go on" not in accuracy_plot(FOUND).layout.title.subtitle.text
+    assert shown.layout.yaxis.range[0] > 30 and shown.layout.yaxis.range[1] <= 100
+
+
+def test_each_start_has_its_panel():
+    fig = transfer_curves(MOVED)
+    assert [a.text for a in fig.layout.annotations] == [f"<b>made-up {d}</b><br>start: {s}" for d in ("target", "shift") for s in ("rewind", "source-trained")]
+    tickets = [t for t in fig.data if t.name == "ticket"]
+    rows = summary(MOVED[MOVED["domain"] == "made-up target"], ("role", "start", "density")).query("role == 'ticket'")
+    for trace, start in zip(tickets[:2], ("rewind", "source-trained"), strict=True):
+        assert np.allclose(trace.y, 100*rows.loc[rows["start"] == start, "mean"])
+    assert len([t for t in fig.data if t.name == "reinit"]) == 4 and len([t for t in fig.data if t.showlegend]) == 4
 
 
 def test_single_runs_have_no_band_and_say_so():

@@ -8,11 +8,15 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from lottery_nb.core import LotteryError
-from lottery_nb.report import findings, plan_table, report, time_text, words, write_report
-from lottery_nb.stats import example_results, short_table
+from lottery_nb.pruning import Schedule, cubic, geometric, listed, one_shot
+from lottery_nb.report import findings, plan_table, recipe_text, report, schedule_text, time_text, words, write_report
+from lottery_nb.stats import short_table
+from lottery_nb.tickets import FindPlan
+from lottery_nb.training import Recipe
+from made_up import made_up_results
 
-FOUND = example_results(seeds=3, rounds=3)
-MOVED = example_results(seeds=3, rounds=3, targets=("made-up target", "made-up shift"))
+FOUND = made_up_results(seeds=3, rounds=3)
+MOVED = made_up_results(seeds=3, rounds=3, targets=("made-up target", "made-up shift"))
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,17 @@ def test_figures_are_readable_data():
     assert len(data) == 2 and all(json.loads(d)["data"] for d in data)
 
 
-def test_numbers_of_the_table_stand_in_the_page():
-    page = body(report(FOUND))
-    for cell in short_table(FOUND).to_numpy().ravel():
-        assert cell in page
+@pytest.mark.parametrize("frame", [FOUND, MOVED])
+def test_numbers_of_the_table_stand_in_the_page(frame):
+    page = body(report(frame)).replace("\u00a0", " ")
+    for cell in short_table(frame).drop(columns="domain").to_numpy().ravel():
+        assert f"<td>{cell}</td>" in page
+
+
+def test_a_table_for_each_target_in_html():
+    page = body(report(MOVED))
+    assert page.count("<table") == 2 and re.findall(r"<h3>(.*?)</h3>", page) == [f"Test accuracy on made-up {d}, from made-up source" for d in ("target", "shift")]
+    assert "\u00a0±\u00a0" in page and not re.search(r"<td>[^<]* ± ", page)
 
 
 def test_users_words_are_escaped_everywhere():
@@ -75,9 +86,9 @@ def test_warnings(change, says):
 
 
 def test_findings_say_what_the_verdicts_say():
-    one, = findings(example_results())
+    one, = findings(made_up_results())
     assert "above dense at 6 of 8 densities (65 % to 7.54 %)" in one and "below" not in one
-    turned = example_results()
+    turned = made_up_results()
     turned["role"] = turned["role"].map({"ticket": "random mask", "random mask": "ticket"}).fillna(turned["role"])
     one, = findings(turned)
     assert "below dense at" in one and "below random mask at 8 of 8" in one
@@ -85,9 +96,32 @@ def test_findings_say_what_the_verdicts_say():
 
 
 def test_plan_in_words():
-    assert dict(plan_table(Plan()).to_numpy())["seeds"] == "3"
-    assert words(()) == "none" and words({"head": 0.1}) == "head: 0.1" and words(time_text) == "time_text" and words(SimpleNamespace(name="x-r1")) == "x-r1"
+    told = dict(plan_table(Plan(floor=0.9)).to_numpy())
+    assert told["seeds"] == "3" and told["floor"] == "90 % validation accuracy of the dense network" and "floor" not in dict(plan_table(Plan()).to_numpy())
+    assert words(()) == "none" and words({"head": 0.1}) == "head 0.1" and words(time_text) == "time_text" and words(SimpleNamespace(name="x-r1")) == "x-r1"
     assert words(tuple(range(20))) == "0, 1, 2 … 19 (20 in all)"
+
+
+def test_find_plan_says_what_is_special_and_no_more():
+    plain = dict(plan_table(FindPlan("digits", schedule=geometric(0.4, 6))).to_numpy())
+    assert plain["sparsity"] == "geometric, 40 % of the remaining weights a round, 6 rounds" and plain["rewind to"] == "initial weights"
+    assert not {"width", "score at", "prunable", "floor", "layers with a rate of their own"} & set(plain)
+    special = dict(plan_table(FindPlan("digits", width=0.5, score_at="start", layer_fractions={"head": 0.1})).to_numpy())
+    assert (special["width"], special["score at"], special["layers with a rate of their own"]) == ("0.5", "start", "head: 10 % a round")
+
+
+@pytest.mark.parametrize("schedule, says", [
+    (geometric(0.2, 1), "geometric, 20 % of the remaining weights a round, 1 round"), (one_shot(0.1), "one-shot, down to 10 %"),
+    (cubic(0.05, 4), "cubic, down to 5 % in 4 rounds"), (listed([0.5, 0.2]), "listed densities: 50 %, 20 %"), (Schedule("linear", 2, (0.3,)), "linear, down to 30 % in 2 rounds")])
+def test_schedules_in_words(schedule, says):
+    assert schedule_text(schedule) == says
+
+
+@pytest.mark.parametrize("recipe, says", [
+    (Recipe(lr=0.05, epochs=8, batch_size=32), "sgd, learning rate 0.05 (one-cycle), 8 epochs, batches of 32"), (None, "as the tickets were found"),
+    (Recipe(optimizer="adam", steps=5000, weight_decay=1e-4, augment=("crop", "flip")), "adam, learning rate 0.1 (one-cycle), 5,000 steps, batches of 128, weight decay 0.0001, augment crop, flip")])
+def test_recipes_in_words(recipe, says):
+    assert recipe_text(recipe) == says
 
 
 def test_written_whole(tmp_path):

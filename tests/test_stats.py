@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from lottery_nb.core import LotteryError
-from lottery_nb.stats import ARM, METHODS, Interval, compare, example_results, interval, kept_rows, paired, ranking, short_table, side_by_side, summary, tied, verdict
+from lottery_nb.stats import (
+    ARM, METHODS, Interval, columns_text, compare, interval, kept_rows, paired, ranking, short_table, summary, text_table, tied, verdict,
+)
+from made_up import made_up_results
 
 values = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=12)
 
@@ -89,7 +92,7 @@ def test_verdicts(low, high, n, word):
 
 
 def test_a_seed_that_stands_twice_or_is_nan_is_refused():
-    frame = example_results(seeds=2, rounds=1)
+    frame = made_up_results(seeds=2, rounds=1)
     with pytest.raises(LotteryError, match="is there twice"):
         summary([frame, frame])
     frame.loc[(frame["split"] == "test") & (frame["seed"] == 1) & (frame["role"] == "reinit"), "value"] = np.nan
@@ -100,7 +103,7 @@ def test_a_seed_that_stands_twice_or_is_nan_is_refused():
 
 
 def test_kept_epoch_is_that_of_the_test_row():
-    frame = example_results(seeds=1, rounds=1)
+    frame = made_up_results(seeds=1, rounds=1)
     early = frame[(frame["split"] != "test") | (frame["role"] != "ticket")]
     extra = frame[(frame["split"] == "validation") & (frame["role"] == "ticket") & (frame["epoch"] == 2)].assign(split="test")
     rows = kept_rows(pd.concat([early, extra]), "validation").set_index("role")
@@ -110,7 +113,7 @@ def test_kept_epoch_is_that_of_the_test_row():
 
 
 def test_dense_partner_is_that_of_the_same_start_and_seed():
-    frame = example_results(seeds=3, rounds=2, targets=("made-up target",))
+    frame = made_up_results(seeds=3, rounds=2, targets=("made-up target",))
     rows = compare(frame, "ticket", "dense")
     assert (rows["start"] == rows["against_start"]).all() and set(rows["start"]) == {"rewind", "source-trained"}
     value = kept_rows(frame).set_index(["role", "start", "density", "seed"])["value"]
@@ -120,7 +123,7 @@ def test_dense_partner_is_that_of_the_same_start_and_seed():
 
 
 def test_a_failed_partner_is_left_out_and_named():
-    frame = example_results(seeds=3, rounds=1)
+    frame = made_up_results(seeds=3, rounds=1)
     rows = compare(frame[~((frame["role"] == "reinit") & (frame["seed"] == 2))])
     assert rows["n"].item() == 2 and rows["left_out"].item() == (2,)
     assert compare(frame[~((frame["role"] == "reinit") & (frame["seed"] != 2) | (frame["role"] == "ticket") & (frame["seed"] == 2))]).empty
@@ -140,14 +143,14 @@ def test_overlapping_arms_share_a_rank(pairs):
 
 
 def test_ranking_refuses_single_runs_and_turns_round_for_loss():
-    frame = example_results(seeds=3, rounds=8)
+    frame = made_up_results(seeds=3, rounds=8)
     assert ranking(frame[frame["seed"] == 0])["note"].eq("not ranked: single run").all()
     worst = {metric: ranking(frame, 0.65**8, metric=metric)["role"].iloc[-1] for metric in ("accuracy", "loss")}
     assert worst == {"accuracy": "random mask", "loss": "random mask"}
 
 
 def test_short_table_has_every_number_once():
-    frame = example_results(seeds=3, rounds=2)
+    frame = made_up_results(seeds=3, rounds=2)
     table = short_table(frame)
     cells = table[["dense", "ticket", "reinit", "random mask"]].to_numpy().ravel()
     assert sorted(c for c in cells if c) == sorted(summary(frame)["text"])
@@ -156,22 +159,69 @@ def test_short_table_has_every_number_once():
 
 
 def test_short_table_of_one_seed_says_so():
-    table = short_table(example_results(seeds=1, rounds=1))
+    table = short_table(made_up_results(seeds=1, rounds=1))
     assert table["ticket"][1].endswith("(single run)") and table["ticket − dense, points"][1].startswith("single run (")
 
 
-def test_starts_beside_each_other():
-    rows = pd.DataFrame([("a", "b", role, start) for role, start in
-                         [("ticket", "rewind"), ("ticket", "source-trained"), ("dense", "rewind"), ("dense", "source-trained"), ("dense", "fresh"), ("reinit", "fresh")]],
-                        columns=["source", "domain", "role", "start"])
-    placed = side_by_side(rows).groupby("start")["column"].agg(set).to_dict()
-    assert placed == {s: {"ticket", "dense", "dense (fresh)", "reinit (fresh)"} for s in ("rewind", "source-trained")}
+def test_starts_stand_together_and_every_number_stands_once():
+    frame = made_up_results(seeds=3, rounds=2, targets=("made-up target", "made-up shift"))
+    table = short_table(frame)
+    assert list(table.columns[:3]) == ["domain", "density", "start"]
+    one = table[table["domain"] == "made-up target"]
+    assert list(one["start"]) == ["rewind", "source-trained"] + ["rewind", "source-trained", "fresh"]*2 and list(one["density"]) == ["100 %"]*2 + ["65 %"]*3 + ["42.3 %"]*3
+    cells = table[["dense", "ticket", "reinit", "random mask"]].to_numpy().ravel()
+    assert sorted(c for c in cells if c) == sorted(summary(frame)["text"])
+    assert (table.loc[table["start"] == "fresh", "ticket"] == "").all() and (table.loc[table["start"] != "fresh", "reinit"] == "").all()
+
+
+def test_start_stands_only_where_a_domain_has_several():
+    frame = pd.concat([made_up_results(seeds=2, rounds=1), made_up_results(seeds=2, rounds=1, targets=("made-up target",))])
+    starts = short_table(frame).groupby("domain", sort=False)["start"].agg(set).to_dict()
+    assert starts == {"made-up source": {""}, "made-up target": {"rewind", "source-trained", "fresh"}}
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_terminal_table_fits_and_loses_nothing(width):
+    frame = made_up_results(seeds=3, rounds=3, targets=("made-up target", "made-up shift"))
+    more = [frame[frame["role"] == "random mask"].assign(role=role) for role in ("shuffled", "reinit signs kept", "small dense")]
+    frame = pd.concat([frame, *more])
+    told = text_table(frame, width=width)
+    blocks = told.split("made-up source → ")[1:]
+    assert max(len(line) for block in blocks for line in block.splitlines()[2:-2]) <= width and [b.split("\n")[0] for b in blocks] == ["made-up target", "made-up shift"]
+    for row in summary(frame[frame["domain"] == "made-up shift"]).itertuples():
+        assert row.text.replace(" %", "") in blocks[1]
+    assert all(block.count("dense: ") == 1 for block in blocks)
+    assert "over 3 seeds" in told
+
+
+def test_terminal_table_stars_what_differs():
+    frame, star = made_up_results(), compare(made_up_results(), "ticket", "dense")["verdict"].isin(["above", "below"])
+    assert star.any() and not star.all()
+    assert text_table(frame).split("test accuracy in %")[0].count(" *") == star.sum() and "* its interval leaves 0 out" in text_table(frame)
+    noisy = text_table(made_up_results(noise=0.3))
+    assert " *" not in noisy and "no interval leaves 0 out" in noisy
+    loss = text_table(frame, metric="loss")
+    assert "test loss, mean" in loss and "%" not in loss.split("density")[0]
+
+
+def test_terminal_table_of_one_seed_and_without_dense():
+    told = text_table(made_up_results(seeds=1, rounds=1))
+    assert told.endswith("single run, no interval") and "±" not in told and told.count("single run") == 1
+    frame = made_up_results(seeds=2, rounds=1)
+    mixed = text_table(frame[(frame["role"] != "reinit") | (frame["seed"] == 0)])
+    assert mixed.count("(single run)") == 1 and "over 1 to 2 seeds" in mixed
+    assert "dense" not in text_table(frame[frame["role"] != "dense"])
+
+
+def test_columns_that_do_not_fit_follow_below():
+    table = pd.DataFrame({"key": ["a", "a", "b"], "one": ["1", "", "3"], "two": ["x"*10]*3})
+    assert columns_text(table, 1, 12) == f"key  one\na    1\nb    3\n\nkey  two\na    {'x'*10}\n     {'x'*10}\nb    {'x'*10}"
 
 
 def test_missing_column_and_wrong_thing():
     with pytest.raises(LotteryError, match="lacks the column 'density'"):
-        summary(example_results(seeds=1, rounds=1).drop(columns="density"))
+        summary(made_up_results(seeds=1, rounds=1).drop(columns="density"))
     with pytest.raises(LotteryError, match="int holds no results"):
         summary(3)
     with pytest.raises(LotteryError, match="no rows"):
-        summary(example_results(seeds=1, rounds=1).iloc[:0])
+        summary(made_up_results(seeds=1, rounds=1).iloc[:0])

@@ -11,7 +11,7 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import Fragile, find, listen, of, plan, same, some_arm, trained
+from tiny import Fragile, find, listen, of, plan, same, some_arm, trained, within
 
 from lottery_nb.core import LotteryError, canonical, from_plain
 from lottery_nb.domains import domain
@@ -28,11 +28,12 @@ from lottery_nb.training import Recipe, lr_factor
     dict(schedule=one_shot(0.05)), dict(schedule=linear(0.1, 3), scope="layer"), dict(schedule=cubic(0.02, 3)), dict(schedule=listed([0.9, 0.9, 0.31])),
     dict(schedule=geometric(0.37, 4), layer_fractions={"head": 0.1}), dict(schedule=geometric(0.5, 3), layer_fractions={"fc1": 0.2}, scope="layer"),
     dict(schedule=geometric(0.9, 4), criterion="random"), dict(network="tiny:level", width=1.0, schedule=geometric(0.37, 3), score_at="start"),
-    dict(schedule=one_shot(0.2), criterion="snip", score_at="start"), dict(schedule=one_shot(0.2), criterion="synflow", score_at="start")],
+    dict(schedule=one_shot(0.2), criterion="snip", score_at="start"), dict(schedule=one_shot(0.2), criterion="grasp"), dict(schedule=one_shot(0.2), criterion="synflow", score_at="start")],
     ids=lambda f: " ".join(str(getattr(v, "kind", v)) for v in f.values()))
 def test_every_round_keeps_exactly_what_it_should(fields):
     search = plan(**{"recipe": Recipe(lr=0.02, epochs=1, batch_size=60), "seeds": 2, **fields})
-    tickets, events = listen(find_tickets(search, "cpu"))
+    with within(20):
+        tickets, events = listen(find_tickets(search, "cpu"))
     found = Search(search)
     assert [(t.round, t.seed) for t in tickets] == [(r, s) for r in range(1, search.schedule.rounds + 1) for s in (0, 1)]
     before = {}
@@ -72,7 +73,8 @@ def test_a_users_criterion_takes_its_inner_steps_in_another_process_too():
     assert there.hash == here.hash
     a, b = (listen(find_tickets(p, "cpu"))[0][0].mask for p in (here, there))
     one = listen(find_tickets(plan(criterion=lambda_free, schedule=one_shot(0.2)), "cpu"))[0][0].mask
-    assert a != one and a == b
+    assert a.fingerprint != one.fingerprint
+    assert a.fingerprint == b.fingerprint
 
 
 def lambda_free(scoring): return tiny.by_row(scoring)  # the same scores, without the attribute `steps`
@@ -116,7 +118,9 @@ def test_a_rewind_point_after_an_early_stop_is_an_answer_and_no_crash():
 @pytest.mark.parametrize("rewind", ["init", "step 3"])
 def test_weight_rewinding(rewind, monkeypatch):
     tickets, _, made = find(monkeypatch, rewind=rewind)
-    assert all(made[f"r{r:02d}/ticket/s0"].arm.start.fingerprint == tickets[0].start("rewind").fingerprint for r in (1, 2))
+    for start in (made[f"r{r:02d}/ticket/s0"].arm.start for r in (1, 2)):
+        assert same(start.weights, tickets[0].start("rewind").weights) and start.step == tickets[0].start("rewind").step
+        assert any(v.any() for v in start.optimizer.get("momentum", {}).values()) == (rewind != "init")
 
 
 @pytest.mark.parametrize("rewind, step", [("init", 0), ("step 3", 3)])
@@ -185,7 +189,7 @@ def test_a_search_repeats_and_a_seed_does_not_depend_on_the_others():
 def test_a_seed_whose_ticket_fails_drops_out_and_the_others_go_on():
     tickets, events = listen(find_tickets(plan(network="tiny:fragile", width=1.0, seeds=3, schedule=geometric(0.4, 3), controls=("reinit",)), "cpu"))
     assert [(t.round, t.seed) for t in tickets] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0), (3, 2)]
-    assert [e.arm for e in of("ArmFailed", events)] == ["r02/ticket/s1", "r02/reinit/s1"]
+    assert [e.arm for e in of("ArmFailed", events)] == ["r02/ticket/s1"]
     assert len(of("RoundDone", events)) == 4 and not of("RunFailed", events)
     assert isinstance(tickets[0].model(), Fragile)
 
@@ -216,7 +220,7 @@ def test_tickets_are_found_on_a_users_own_arrays():
     (dict(seeds=2.5), "FindPlan.seeds"), (dict(width=0), "FindPlan.width"), (dict(floor=1.5), "FindPlan.floor"), (dict(score_at="end"), "FindPlan.score_at"),
     (dict(layer_fractions={"head": -0.1}), "layer_fractions"), (dict(schedule=one_shot(0.5), layer_fractions={"head": 0.1}), "one-shot|one_shot"),
     (dict(controls="reinit "), "control"), (dict(source="digits[0-4]+blr"), "did you mean 'blur'"), (dict(recipe={"lr": 1}), "FindPlan.recipe"),
-    (dict(source=3), "FindPlan.source"), (dict(network=3), "FindPlan.network"), (dict(criterion=3), "FindPlan.criterion")])
+    (dict(source=3), "domain 3"), (dict(network=3), "FindPlan.network"), (dict(criterion=3), "FindPlan.criterion")])
 def test_nonsense_is_refused_when_the_plan_is_made(fields, says):
     with pytest.raises(LotteryError, match=says) as e:
         plan(**fields)

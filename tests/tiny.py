@@ -1,5 +1,6 @@
 """Small data, networks and arms for the tests of the engine; the networks are found by name, as a user's would be."""
-import itertools
+import contextlib
+import signal
 from dataclasses import replace
 
 import torch
@@ -28,6 +29,19 @@ def listen(stream):
             events.append(next(stream))
         except StopIteration as end:
             return end.value, events
+
+
+@contextlib.contextmanager
+def within(seconds):
+    "Ends what never would."
+    def late(*_): raise TimeoutError(f"not done after {seconds} s")
+    old = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
 
 
 def of(kind, events, **fields):
@@ -65,9 +79,9 @@ def find(monkeypatch, **fields):
     "Tickets, events, and every arm of a search by its name with what training it gave."
     made, real = {}, train
 
-    def watching(arms, device="auto"):
+    def watching(arms, *args, **kwargs):
         arms = [replace(a, returns_weights=True) for a in arms]
-        results = yield from real(arms, device)
+        results = yield from real(arms, *args, **kwargs)
         made.update({r.arm.name: r for r in results})
         return results
 
@@ -78,7 +92,7 @@ def find(monkeypatch, **fields):
 
 def same(a, b):
     "Two mappings of tensors are equal to the bit."
-    return list(a) == list(b) and all(torch.equal(a[n], b[n]) for n in a)
+    return set(a) == set(b) and all(torch.equal(a[n], b[n]) for n in a)
 
 
 def measure(network, snapshot, split, there, dtype=torch.float32):
@@ -166,9 +180,3 @@ def by_row(scoring):
 
 
 by_row.steps = 5
-
-
-def chunks(items, size):
-    "Parts of a list."
-    items = iter(items)
-    return iter(lambda: list(itertools.islice(items, size)), [])

@@ -1,0 +1,213 @@
+"""What is no lesson of 16_cli: every command from flags to files, through `main` and as a process of its own; refusals are one line and exit status 2."""
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import tiny
+
+from lottery_nb.cli import COMMANDS, main, make_parser, numbers, recipe_from, schedule_from, words
+from lottery_nb.core import LotteryError
+from lottery_nb.pruning import cubic, geometric, linear, listed, one_shot
+from lottery_nb.runs import Run
+from lottery_nb.tickets import Ticket
+from lottery_nb.training import Recipe
+
+FIND = ["find", "--source", tiny.NAME, "--width", "0.1", "--fraction", "0.5", "--rounds", "2", "--epochs", "1", "--batch-size", "32", "--lr", "0.05", "--seeds", "0,3", "--device", "cpu", "--quiet"]
+
+
+def shell(capsys, *line):
+    status = main([str(w) for w in line])
+    return (status, *capsys.readouterr())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli")/"find"
+    assert main([*FIND, "--controls", "reinit,random-mask", "--out", str(path)]) == 0
+    return path
+
+
+def refused(capsys, *line):
+    status, out, err = shell(capsys, *line)
+    assert status == 2 and out == "" and err.count("\n") == 1 and err.startswith(f"lottery {line[0]}: ") and "Traceback" not in err
+    return err
+
+
+# --- flags become plans ---
+
+def test_every_flag_reaches_the_plan(folder):
+    p = Run(folder).plan
+    assert (p.source, p.network, p.width, p.schedule, p.seeds, p.controls) == (tiny.NAME, "lenet-300-100", 0.1, geometric(0.5, 2), (0, 3), ("reinit", "random mask"))
+    assert p.recipe == Recipe(lr=0.05, epochs=1, batch_size=32)
+
+
+def planned(monkeypatch, *flags):
+    "The plan that a `find` line means."
+    seen = []
+    monkeypatch.setattr("lottery_nb.cli.run", lambda plan, *rest: seen.append((plan, rest)))
+    monkeypatch.setattr("lottery_nb.cli.tell", lambda found: 0)
+    assert main(["find", *flags]) == 0
+    return seen[0]
+
+
+def test_recipe_flags(monkeypatch):
+    p, _ = planned(monkeypatch, "--optimizer", "adamw", "--lr", "0.01", "--weight-decay", "0.1", "--steps", "50", "--precision", "bf16", "--keep", "best loss", "--patience", "3",
+                   "--lr-schedule", "cosine", "--augment", "crop,flip")
+    assert p.recipe == Recipe("adamw", 0.01, steps=50, weight_decay=0.1, precision="bf16", keep="best loss", patience=3, schedule="cosine", augment=("crop", "flip"))
+    assert planned(monkeypatch, "--augment", "none")[0].recipe == Recipe()
+
+
+def test_search_flags(monkeypatch):
+    p, (out, device, show) = planned(monkeypatch, "--network", "conv-2", "--rewind", "epoch 1", "--retrain", "learning-rate rewinding", "--criterion", "magnitude-increase", "--scope", "erk",
+                                     "--prune-head", "0.1", "--seeds", "4", "--controls", "none", "--floor", "0.5", "--out", "x", "--device", "cpu", "--quiet")
+    assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == ("conv-2", "epoch 1", "learning-rate rewinding", "magnitude increase", "erk", {"head": 0.1})
+    assert p.seeds == (0, 1, 2, 3) and p.controls == () and p.floor == 0.5 and (str(out), device, show) == ("x", "cpu", False)
+
+
+@pytest.mark.parametrize("flags, want", [
+    ([], geometric(0.2, 10)), (["--schedule", "one-shot", "--density", "0.3"], one_shot(0.3)), (["--schedule", "linear", "--rounds", "4"], linear(0.1, 4)),
+    (["--schedule", "cubic", "--rounds", "3", "--density", "0.2"], cubic(0.2, 3)), (["--schedule", "0.5,0.25"], listed([0.5, 0.25])), (["--schedule", "0.5"], listed([0.5]))])
+def test_schedule_flags(flags, want):
+    assert schedule_from(make_parser().parse_args(["find", *flags])) == want
+
+
+def test_what_is_not_said_comes_from_the_tickets(folder):
+    args = make_parser().parse_args(["transfer", str(folder), "--targets", "digits", "--lr", "0.3"])
+    base = Recipe("adam", 0.01, epochs=7, augment=("flip",))
+    assert recipe_from(args, base) == Recipe("adam", 0.3, epochs=7, augment=("flip",))
+
+
+def test_lists():
+    assert words("a, b ,,c") == ("a", "b", "c") and words("none") == () and words("x[a,b],y+blur(1)") == ("x[a,b]", "y+blur(1)") and words("random-mask", ("random mask",)) == ("random mask",)
+    assert numbers("0,3") == (0, 3)
+
+
+# --- commands ---
+
+def test_find_leaves_a_run_and_says_where(folder, capsys):
+    status, out, _ = shell(capsys, "show", folder)
+    assert status == 0 and str(folder) in out and "ticket" in out and "reinit" in out and "random mask" in out and "50 %" in out and "25 %" in out
+    again = shell(capsys, *FIND, "--controls", "reinit,random-mask", "--out", folder)
+    assert again[0] == 0 and again[1].strip() == out.strip()
+
+
+def test_show_writes_only_what_it_is_told(folder, capsys, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    status, _, _ = shell(capsys, "show", folder, "--csv", tmp_path/"new"/"r.csv", "--report", tmp_path/"r.html")
+    assert status == 0 and {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+    table = pd.read_csv(tmp_path/"new"/"r.csv")
+    pd.testing.assert_frame_equal(table, Run(folder).frame, check_dtype=False)
+    assert list(table)[:11] == ["source", "domain", "role", "start", "round", "density", "seed", "epoch", "split", "metric", "value"]
+    assert "<html" in (tmp_path/"r.html").read_text()[:300].lower()
+
+
+def test_export_takes_tickets_out_of_the_run(folder, capsys, tmp_path):
+    status, out, _ = shell(capsys, "export", folder, tmp_path/"t", "--rounds", "2")
+    names = sorted(p.name for p in (tmp_path/"t").iterdir())
+    assert status == 0 and names == [f"{tiny.NAME}-r02-s{s}.safetensors" for s in (0, 3)] and out.count("\n") == 2
+    inside = {t.name: t.content for t in Run(folder).tickets}
+    assert all((t := Ticket.load(tmp_path/"t"/n)).content == inside[t.name] for n in names)  # complete without the run
+    assert len(shell(capsys, "export", folder, tmp_path/"all")[1].splitlines()) == 4
+
+
+def test_transfer_from_a_folder_and_from_a_file(folder, capsys, tmp_path):
+    status, out, _ = shell(capsys, "transfer", folder, "--targets", "digits[5-9]@200,digits[0,2]@100", "--rounds", "2", "--start", "rewind,fresh", "--body", "frozen", "--controls", "dense",
+                           "--out", tmp_path/"t", "--device", "cpu", "--quiet")
+    p = Run(tmp_path/"t").plan
+    assert status == 0 and "digits[0,2]@100" in out and p.targets == ("digits[5-9]@200", "digits[0,2]@100") and p.start == ("rewind", "fresh") and p.body == "frozen"
+    assert {t.round for t in p.tickets} == {2} and p.recipe == Recipe(lr=0.05, epochs=1, batch_size=32)
+    main(["export", str(folder), str(tmp_path/"files"), "--rounds", "1"])
+    one = next((tmp_path/"files").iterdir())
+    capsys.readouterr()
+    assert shell(capsys, "transfer", one, "--targets", "digits[5-9]@200", "--start", "source-trained", "--controls", "none", "--out", tmp_path/"u", "--device", "cpu", "--quiet")[0] == 0
+    assert [t.round for t in Run(tmp_path/"u").plan.tickets] == [1] and set(Run(tmp_path/"u").frame.role) == {"ticket"}
+
+
+def test_a_run_without_results_and_one_with_a_failed_arm_are_shown(capsys, tmp_path):
+    status, out, err = shell(capsys, *FIND[:-3], "--lr", "1e30", "--device", "cpu", "--quiet", "--out", tmp_path/"wild")
+    assert status == 0 and "ended early" in err and "lower Recipe.lr" in err and "no arm" in out
+
+
+# --- refusals ---
+
+@pytest.mark.parametrize("line, says", [
+    (["find", "--source", "digitz"], "did you mean 'digits'"), (["find", "--network", "lenet"], "unknown network"), (["find", "--epochs", "0"], "Recipe.epochs=0"), (["find", "--fraction", "1.5"], "geometric"),
+    (["find", "--rounds", "0"], "rounds"), (["find", "--schedule", "geometrik"], "did you mean 'geometric'"), (["find", "--schedule", "0.2,0.5"], "density"), (["find", "--seeds", "x"], "give a count"),
+    (["find", "--seeds", "1,1"], "each seed once"), (["find", "--controls", "re-init"], "did you mean 'reinit'"), (["find", "--criterion", "snap"], "did you mean 'snip'"), (["find", "--criterion", "none"], "criterion"),
+    (["find", "--rewind", "epoch 99"], "choose an earlier point"), (["find", "--device", "tpu"], "tpu"), (["find", "--source", "digits@1"], "limit"), (["find", "--augment", "rotate"], "Recipe.augment"),
+    (["find", "--prune-head", "2"], "layer_fractions"), (["show", "nowhere"], "is not a run"), (["transfer", "nowhere", "--targets", "digits"], "is not a run"),
+    (["export", "nowhere", "x"], "is not a run")])
+def test_refusals_are_one_line_and_leave_nothing_behind(line, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOTTERY_RUNS", str(tmp_path/"runs"))
+    assert says in refused(capsys, *line)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusals_about_a_run(folder, capsys, tmp_path):
+    assert "rounds 1 to 2" in refused(capsys, "transfer", folder, "--targets", "digits", "--rounds", "9")
+    assert "rounds 1 to 2" in refused(capsys, "export", folder, tmp_path/"x", "--rounds", "0,9")
+    assert "another plan" in refused(capsys, "find", "--out", folder)
+    assert "did you mean 'frozen'" in refused(capsys, "transfer", folder, "--targets", "digits", "--body", "freeze")
+    assert "did you mean" in refused(capsys, "transfer", folder, "--targets", "digits", "--start", "source-train")
+    (tmp_path/"x.safetensors").write_bytes(b"\x80\x04N.")
+    assert "x.safetensors" in refused(capsys, "transfer", tmp_path/"x.safetensors", "--targets", "digits")
+
+
+def test_a_file_where_a_folder_should_be_is_refused_in_one_line(capsys, tmp_path):
+    (tmp_path/"f").write_text("mine")
+    refused(capsys, *FIND, "--out", tmp_path/"f")
+    assert (tmp_path/"f").read_text() == "mine"
+
+
+def test_a_csv_that_cannot_be_written_is_refused_in_one_line(folder, capsys, tmp_path):
+    refused(capsys, "show", folder, "--csv", tmp_path)
+
+
+def test_the_demo_wants_seeds(capsys, tmp_path):
+    assert "seeds" in refused(capsys, "demo", "--seeds", "0", "--out", tmp_path/"d")
+    assert not (tmp_path/"d").exists()
+
+
+@pytest.mark.parametrize("line", [[], ["fnd"], ["find", "--epochs", "many"], ["transfer", "x"], ["show"]])
+def test_words_that_are_no_command_end_with_usage(line, capsys):
+    with pytest.raises(SystemExit) as e:
+        main(line)
+    assert e.value.code == 2 and "usage: lottery" in capsys.readouterr().err
+
+
+def test_interrupting_is_no_traceback(capsys, monkeypatch):
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr("lottery_nb.cli.run", stop)
+    status, _, err = shell(capsys, *FIND)
+    assert status == 130 and err == "lottery find: stopped\n"
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_teaches_with_an_example_that_parses(command, capsys):
+    with pytest.raises(SystemExit) as e:
+        main([*([command] if command else []), "--help"])
+    text = capsys.readouterr().out
+    assert e.value.code == 0 and (f"lottery {command}" if command else "lottery demo") in text
+    if command:
+        make_parser().parse_args(COMMANDS[command][3].split()[1:])
+
+
+def test_names_with_blanks_may_be_quoted_too():
+    assert words("random mask,reinit signs kept", ("random mask", "reinit signs kept")) == ("random mask", "reinit signs kept")
+    with pytest.raises(LotteryError):
+        numbers("1.5")
+
+
+# --- a process of its own ---
+
+def test_as_a_process(tmp_path, folder):
+    code = "import sys; from lottery_nb.cli import main; assert main() == 0; sys.exit(main(['show', 'nothing']))"
+    line = [sys.executable, "-c", code, *FIND, "--controls", "reinit,random-mask", "--out", "here"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("lottery show: ") and done.stdout.count("ticket") > 0, done.stderr
+    here, there = Run(tmp_path/"here"), Run(folder)
+    assert here.frame.equals(there.frame) and [t.content for t in here.tickets] == [t.content for t in there.tickets]  # another process, the same bits
+    assert json.loads((tmp_path/"here"/"plan.json").read_text()) == json.loads((folder/"plan.json").read_text())
