@@ -157,14 +157,14 @@ def transfer_command(args: argparse.Namespace) -> int:
                         recipe_from(args, tickets[0].recipe), args.normalise, args.floor)
     return tell(run(plan, args.out, args.device, not args.quiet))
 
-# %% ../nbs/16_cli.ipynb #520c317a
+# %% ../nbs/16_cli.ipynb #c64d4d39
 def tell(found: Run) -> int:
     "Print a run's table of means and intervals, and where it lies."
-    from lottery_nb.stats import short_table
+    from lottery_nb.stats import text_table
     frame = found.frame
     for reason in found.info.get("failed", []): print(f"an arm ended early: {reason}", file=sys.stderr)
     if not (frame.split == "test").any(): print(f"{found}: no arm is trained yet")
-    else: print(short_table(found).to_string(index=False), f"\n{found.path}")
+    else: print(text_table(found), found.path, sep="\n")
     return 0
 
 def show_command(args: argparse.Namespace) -> int:

@@ -208,7 +208,7 @@ def results_tables(
     note = f"{seeds_text(short_rows(run.frame))} (Student's t); the difference is paired by seed."
     return "\n".join([*said, f'<p class="note">{note[0].upper()}{escape(note[1:])}</p>'])
 
-# %% ../nbs/11_report.ipynb #778efff9
+# %% ../nbs/11_report.ipynb #2569f48d
 STYLE = """
 :root{--ink:#1f2933;--soft:#5f6b7a;--line:#dfe3e8;--paper:#fff;--tint:#f5f7f9;--warn:#9a3412;--warnbg:#fff4e8}
 @media(prefers-color-scheme:dark){:root{--ink:#e3e8ee;--soft:#98a4b3;--line:#323b46;--paper:#14181d;--tint:#1d232a;--warn:#fdba74;--warnbg:#33241a}}
@@ -228,6 +228,7 @@ table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-num
 th,td{padding:.34rem .8rem .34rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}.plan thead{display:none}.plan td:first-child{color:var(--soft)}.plan td:last-child{overflow-wrap:anywhere}.plan td:first-child{min-width:6rem}
 .figure{margin:.6rem 0 1.2rem;max-width:880px}
+@media(max-width:900px){table{font-size:.79rem}th,td{padding-right:.5rem}}
 @media print{.figure{break-inside:avoid}}
 """
 

@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'FROZEN_NORM', 'SLOTS', 'ENGINE', 'Recall', 'SMALL_STEP', 'Recipe',
            'lr_factor', 'Arm', 'Trained', 'check_arms', 'steps_per_epoch', 'total_steps', 'Flat', 'update',
            'still_norms', 'Trainer', 'recalibrate', 'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record',
-           'identity', 'Saved', 'train', 'finish']
+           'identity', 'Saved', 'evaluate_at', 'train', 'finish']
 
 # %% ../nbs/06_training.ipynb #a02f3dfe
 import itertools, math, time
@@ -430,7 +430,7 @@ class Saved:
 Recall = Callable[[str], Saved | None]
 "Gives what is on disk for an identity, or None."
 
-# %% ../nbs/06_training.ipynb #60170336
+# %% ../nbs/06_training.ipynb #730f8550
 def _result(arm: Arm, record: Record, metrics: dict, last: Snapshot | None = None) -> Trained:
     kept = record.kept if arm.returns_weights else None
     return Trained(arm, kept, last if arm.returns_weights else None, record.captured, record.epoch, metrics)
@@ -453,15 +453,14 @@ def _train_arm(arm: Arm, device: torch.device, recall: Recall) -> Generator[Even
         yield ArmFailed(arm.name, -(-t.step // t.per_epoch), t.step, failed)
         return Trained(arm, failed=failed)
     metrics, last = {"validation": record.validation}, t.snapshot() if arm.returns_weights else None
-    if t.domain.test is not None and record.kept is not None: metrics["test"] = _test(t, record.kept)
+    if (test := t.domain.test) is not None: metrics["test"] = evaluate_at(t, record.kept, test)
     result = _result(arm, record, metrics, last)
     yield ArmDone(arm.name, record.epoch, metrics, record.seconds, Saved(record, None, metrics))
     return result
 
-def _test(t: Trainer, kept: Snapshot) -> dict[str, float]:
-    "The one reading of test data: the kept epoch's."
-    load(t.model, kept)
-    return evaluate(t, t.domain.test)
+def evaluate_at(t: Trainer, kept: Snapshot | None, split: Split) -> dict[str, float]:
+    "The one reading of test data: with the weights of the kept epoch."
+    return evaluate(t, split) if kept is None else (load(t.model, kept), evaluate(t, split))[1]
 
 # %% ../nbs/06_training.ipynb #98acb9dc
 SMALL_STEP = 10_000_000  # weights × batch below which a step of a network without convolutions is left to one CPU thread
