@@ -351,7 +351,7 @@ class ArmFailed(Event):
     step: int
     reason: str           # one sentence
 
-# %% ../nbs/00_core.ipynb #f7148619
+# %% ../nbs/00_core.ipynb #5ab628ee
 @event
 class TicketFound(Event):
     "A mask was made and stored with its snapshots."
@@ -371,6 +371,7 @@ class RoundDone(Event):
     density: float
     rounds: int        # how many there will be, the dense round not counted
 
+# %% ../nbs/00_core.ipynb #200c67c2
 @event
 class RunDone(Event):
     "The plan is done."

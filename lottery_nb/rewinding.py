@@ -7,7 +7,7 @@ __all__ = ['SCHEMA', 'MIGRATIONS', 'MAX_HEADER', 'TRAINED', 'RETRAIN', 'CONTROLS
            'write_tensors', 'read_tensors', 'snapshot_from', 'rewind_step', 'round_start', 'Beginning', 'fresh',
            'signs_kept']
 
-# %% ../nbs/05_rewinding.ipynb #91c1bd97
+# %% ../nbs/05_rewinding.ipynb #e75e4908
 import json, re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from .core import LotteryError, Registry, check_choice, fingerprint, seed_for, write_atomic
+from .core import LotteryError, Registry, check_choice, check_number, fingerprint, seed_for, write_atomic
 from .masks import Mask, random_mask
 from .models import Network, small_network
 
@@ -61,18 +61,20 @@ def masked(
     return replace(snapshot, weights=mask.apply(snapshot.weights),
                    optimizer={slot: trained(state).apply(state) for slot, state in snapshot.optimizer.items()})
 
-# %% ../nbs/05_rewinding.ipynb #5699198e
+# %% ../nbs/05_rewinding.ipynb #659632ee
 def check_fit(
     model: nn.Module,    # on any device, 'meta' too
     snapshot: Snapshot,
 ) -> None:
-    "Refuse a snapshot whose names or shapes are not those of the network."
+    "Refuse a snapshot whose names, shapes or kinds of number are not those of the network."
     for kind, given, own in (("weight", snapshot.weights, dict(model.named_parameters())), ("buffer", snapshot.buffers, dict(model.named_buffers()))):
         if odd := sorted(set(given) ^ set(own)):
             raise LotteryError(f"{kind} {odd[0]!r} is {'missing in' if odd[0] in own else 'only in'} the snapshot: use the network that it was taken from")
         for name, tensor in own.items():
             if tensor.shape != given[name].shape:
                 raise LotteryError(f"{kind} {name!r} is {tuple(given[name].shape)} in the snapshot and {tuple(tensor.shape)} in the network: use the network that it was taken from")
+            if tensor.is_floating_point() != given[name].is_floating_point():
+                raise LotteryError(f"{kind} {name!r} is {given[name].dtype} in the snapshot and {tensor.dtype} in the network: use the network that it was taken from")
 
 def load(
     model: nn.Module,
@@ -102,7 +104,7 @@ def write_tensors(
     whole = json.dumps({"check": _check(tensors, text), "record": text}, sort_keys=True, separators=(",", ":"))
     return write_atomic(path, safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, {"lottery": whole}))
 
-# %% ../nbs/05_rewinding.ipynb #8d725742
+# %% ../nbs/05_rewinding.ipynb #f8e8b618
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, the limit of the format's own library
 
 def _opened(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -129,27 +131,32 @@ def read_tensors(
         for schema in range(record["schema"], SCHEMA): record = MIGRATIONS[schema](record)
         return tensors, record
     except FileNotFoundError: raise LotteryError(f"there is no file {path.name} in {path.parent}: check the path") from None
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
         if isinstance(e, LotteryError): raise
         raise LotteryError(f"{path.name} cannot be read: {(str(e).splitlines() or [type(e).__name__])[0][:120]}; it may be damaged, use a fresh copy") from None
 
-# %% ../nbs/05_rewinding.ipynb #424b13d8
+# %% ../nbs/05_rewinding.ipynb #a86733c3
 def snapshot_from(
     tensors: Mapping[str, Tensor],   # of a file
     prefix: str,                     # what the names of the snapshot's tensors begin with
     point: Mapping[str, int],        # its step and updates
 ) -> Snapshot:
-    "A snapshot from the tensors of a file; refuses NaN, infinity and names that are no part of a snapshot."
+    "A snapshot from the tensors of a file; refuses NaN, infinity, weights that are no floating point, and names that are no part of a snapshot."
     parts: dict[str, dict] = {"weights": {}, "buffers": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         if not name.startswith(prefix): continue
         kind, _, rest = name[len(prefix):].partition("/")
         if kind not in parts: raise LotteryError(f"{name} is no part of a snapshot: the file is damaged, use a fresh copy")
+        if kind != "buffers" and not tensor.is_floating_point(): raise LotteryError(f"{name} is {tensor.dtype}, not floating point: the file is damaged, use a fresh copy")
         if tensor.is_floating_point() and not tensor.isfinite().all(): raise LotteryError(f"{name} holds NaN or infinity: the file is damaged, use a fresh copy")
         slot, _, inner = rest.partition("/")
         if kind == "optimizer": parts[kind].setdefault(slot, {})[inner] = tensor
         else: parts[kind][rest] = tensor
-    return Snapshot(parts["weights"], parts["buffers"], parts["optimizer"], int(point["step"]), int(point["updates"]))
+    for slot, state in parts["optimizer"].items():
+        for name, tensor in state.items():
+            if name not in parts["weights"] or tensor.shape != parts["weights"][name].shape: raise LotteryError(f"{slot} of {name!r} does not fit its weight: the file is damaged, use a fresh copy")
+    for what in ("step", "updates"): check_number(point[what], f"a snapshot's {what}", whole=True)
+    return Snapshot(parts["weights"], parts["buffers"], parts["optimizer"], point["step"], point["updates"])
 
 # %% ../nbs/05_rewinding.ipynb #be60cad1
 TRAINED = "source-trained"

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['STARTING', 'ENDS', 'work', 'start', 'resume', 'pause', 'stop', 'glance', 'runs']
 
-# %% ../nbs/09_workers.ipynb #b0cd2143
-import json, os, subprocess, sys, time
+# %% ../nbs/09_workers.ipynb #adbff64b
+import json, os, subprocess, sys, time, traceback
 from pathlib import Path
 from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
-from .core import Event, LotteryError, Planned, RunFailed
-from .runs import Log, Run, Tail, beating, check_folder, neighbours, read_plan, record, run_folder, status_of, steer, write_plan
+from .core import Event, LotteryError, Planned, RunFailed, RunStarted
+from .runs import Log, Run, Tail, check_folder, neighbours, plan_text, read_plan, record, run_folder, status_of, steer, write_plan
 
-# %% ../nbs/09_workers.ipynb #c22930b0
+# %% ../nbs/09_workers.ipynb #a6c5b0ec
 def work(
     folder: str | Path,     # a run's folder, with its plan.json
     device: str = "auto",
@@ -23,19 +23,19 @@ def work(
     folder = Path(folder)
     try:
         for _ in record(read_plan(folder), folder, device, neighbours(folder)): pass
-    except LotteryError as e:
-        if "another process works on" not in str(e): _note_failure(folder, e)
+    except Exception as e:
+        if "another process works on" not in str(e): _note_failure(folder, str(e) or type(e).__name__)
         raise
 
-def _note_failure(folder: Path, error: LotteryError) -> None:
-    "Log a refusal that came before the run's own log was open."
+def _note_failure(folder: Path, reason: str) -> None:
+    "Log an error that came before the run's own log was open, with the traceback of the exception that is being handled."
     last = Run(folder).events[-1:]
-    if last and isinstance(last[0], RunFailed): return
+    if last and isinstance(last[0], RunFailed) and last[0].reason == reason: return
     log = Log(folder/"events.jsonl")
-    log.write(RunFailed(str(error), ""))
+    log.write(RunFailed(reason, traceback.format_exc()))
     log.close()
 
-# %% ../nbs/09_workers.ipynb #3a1261ff
+# %% ../nbs/09_workers.ipynb #7fc4180a
 STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
 
 def start(
@@ -58,20 +58,19 @@ def resume(
     if found.status == "paused": steer(folder)
     if found.status in ("paused", "done"): return found
     lock = FileLock(found.path/"lock")
-    try: lock.acquire(timeout=0 if beating(folder) else 5); lock.release()  # the lock of a process that was just killed is free in a moment
+    try: lock.acquire(timeout=0 if found.status == "running" else 5); lock.release()  # the lock of a process that just ended is free in a moment
     except Timeout: raise LotteryError(f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+    before = _starts(found)
     with open(found.path/"worker.log", "ab") as output:
         worker = subprocess.Popen([sys.executable, "-c", "import sys; from lottery_nb.workers import work; work(*sys.argv[1:])", str(found.path.resolve()), device],
                                   stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-    _wait_for_heart(found, worker)
+    deadline = time.monotonic() + STARTING
+    while _starts(found) == before and worker.poll() is None and time.monotonic() < deadline: time.sleep(0.05)
     return found
 
-def _wait_for_heart(found: Run, worker: subprocess.Popen) -> None:
-    "Return when the worker holds the run, or has ended."
-    deadline = time.monotonic() + STARTING
-    while time.monotonic() < deadline and not beating(found.path):
-        if worker.poll() is not None: return
-        time.sleep(0.05)
+def _starts(found: Run) -> int:
+    "How often a process has begun to work on a run."
+    return sum(isinstance(e, RunStarted) for e in found.events)
 
 # %% ../nbs/09_workers.ipynb #c21c46e4
 def pause(folder: str | Path) -> None:
@@ -119,11 +118,11 @@ def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
         if at: f.readline()
         return [pair for line in f.read(ENDS).splitlines() if (pair := Tail(log)._pair(line))]
 
-# %% ../nbs/09_workers.ipynb #11b18f53
+# %% ../nbs/09_workers.ipynb #d9571108
 def _about(folder: Path) -> dict[str, str]:
     "Kind, source and targets of a run, from its plan's JSON alone."
     try:
-        plan = json.loads((folder/"plan.json").read_text(encoding="utf-8"))
+        plan = json.loads(plan_text(folder))
         name = lambda d: d if isinstance(d, str) else str(d.get("name", d.get("spec", {}).get("base", "own data")))
         sources = [plan["source"]] if "source" in plan else [t["name"].rsplit("-r", 1)[0] for t in plan["tickets"]]
         return dict(kind=str(plan["type"]).removesuffix("Plan").lower(), source=", ".join(dict.fromkeys(map(name, sources))), targets=", ".join(map(name, plan.get("targets", ()))))

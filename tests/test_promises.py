@@ -14,17 +14,17 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from tiny import Watched, find, listen, measure, noise_domain, of, plan, same, some_arm, some_mask, trained
+from tiny import Watched, exactly, find, listen, measure, noise_domain, of, plan, same, some_arm, some_mask, trained
 
 from lottery_nb import training
 from lottery_nb.core import LotteryError
 from lottery_nb.domains import domain
 from lottery_nb.masks import Mask
 from lottery_nb.models import Network
-from lottery_nb.pruning import SCOPES, Scoring, kept_count, listed, make_mask, one_shot, prune
+from lottery_nb.pruning import SCOPES, Scoring, listed, make_mask, one_shot, prune
 from lottery_nb.rewinding import CONTROLS, Beginning, Snapshot, fresh
 from lottery_nb.runs import Run, record, run
-from lottery_nb.stats import ARM, compare, ranking
+from lottery_nb.stats import ARM, compare, paired, ranking
 from lottery_nb.tickets import Ticket, find_tickets
 from lottery_nb.training import Recipe
 from lottery_nb.transfer import TransferPlan, target_domain, transfer
@@ -64,6 +64,18 @@ def test_row_1_no_nan_comes_through_a_mask():
     spoilt = {n: torch.where(arm.mask[n], w, torch.nan) if n in arm.mask else w for n, w in arm.start.weights.items()}
     results, _ = trained(arm, replace(arm, name="spoilt", start=Snapshot(spoilt, arm.start.buffers)))
     assert same(results[0].last.tensors(), results[1].last.tensors())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_row_1_no_nan_comes_back_from_a_gradient(rule):
+    arm = some_arm(network="tiny:rooted", recipe=RULES[rule])
+    arm = replace(arm, mask=Mask({"first.weight": some_mask(arm.network)["first.weight"]}))
+    model = arm.network.build(0)
+    model.first.weight.data[~arm.mask["first.weight"]] = 0
+    model(torch.rand(4, 1, 8, 8)).sum().backward()
+    assert model.first.weight.grad.isnan()[~arm.mask["first.weight"]].any()  # such a gradient there is
+    (result,), _ = trained(arm)
+    assert not result.failed and dead(result.last.weights, arm.mask) and all(t.isfinite().all() for t in result.last.tensors().values())
 
 
 def revive(flat, state, recipe, lr, count):
@@ -147,7 +159,7 @@ def test_row_3_exactly_as_many_weights_stay_with_ties(scope, density, ties):
     mask = prune(scores, Mask.dense(scores), density, scope)
     sizes = {n: s.numel() for n, s in scores.items()}
     if scope == "layer":
-        assert mask.kept_in == {n: kept_count(density, k) for n, k in sizes.items()}
+        assert mask.kept_in == {n: exactly(density, k) for n, k in sizes.items()}
     assert scope == "layer" or mask.kept == round(density*sum(sizes.values()))
 
 
@@ -365,6 +377,14 @@ def test_row_9_differences_are_paired_by_seed():
     assert ranking(frame).set_index("role")["rank"].nunique() == 1  # unpaired, the same numbers do not separate
     unclear, = compare(frame, "reinit", "dense").itertuples()
     assert unclear.verdict == "not separable" and unclear.low < 0 < unclear.high
+
+
+def test_row_9_a_pair_is_a_seed_and_not_a_place():
+    a = pd.Series([0.9, 0.8, 0.7], index=[0, 1, 2])
+    shuffled = (a - 0.01).iloc[[2, 0, 1]]
+    assert (d := paired(a, shuffled)).mean == pytest.approx(0.01) and d.half < 1e-9
+    with pytest.raises(LotteryError, match="seed 2"):
+        paired(a, shuffled.iloc[1:])
 
 
 def test_row_9_a_single_run_is_called_that_and_ranked_nowhere():

@@ -11,12 +11,12 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import Fragile, find, listen, of, plan, same, some_arm, trained, within
+from tiny import Fragile, exactly, find, listen, of, plan, same, some_arm, trained, within
 
 from lottery_nb.core import LotteryError, canonical, from_plain
 from lottery_nb.domains import domain
 from lottery_nb.masks import Mask
-from lottery_nb.pruning import cubic, geometric, kept_count, linear, listed, one_shot
+from lottery_nb.pruning import cubic, geometric, linear, listed, one_shot
 from lottery_nb.rewinding import CONTROLS, fresh, masked, read_tensors, write_tensors
 from lottery_nb.tickets import FindPlan, Search, Ticket, find_tickets
 from lottery_nb.training import Recipe, lr_factor
@@ -42,8 +42,8 @@ def test_every_round_keeps_exactly_what_it_should(fields):
         for n, f in found.fractions.items():
             assert t.mask.kept_in[n] == round((1 - f)**t.round*sizes.pop(n))
         if search.scope == "layer":
-            assert all(t.mask.kept_in[n] == kept_count(d, k) for n, k in sizes.items())
-        assert search.scope == "layer" or sum(t.mask.kept_in[n] for n in sizes) == kept_count(d, sum(sizes.values()))
+            assert all(t.mask.kept_in[n] == exactly(d, k) for n, k in sizes.items())
+        assert search.scope == "layer" or sum(t.mask.kept_in[n] for n in sizes) == exactly(d, sum(sizes.values()))
         assert t.seed not in before or t.mask <= before[t.seed]
         before[t.seed] = t.mask
         told, = of("TicketFound", events, ticket=t.name)
@@ -356,6 +356,16 @@ def test_a_cut_or_flipped_file_is_refused_or_noticed(data, ticket, saved, tmp_pa
         assert "\n" not in str(e)
         return
     assert len(damaged) == len(saved) and found.content == ticket.content  # no more than the blanks between header and data
+
+
+def test_a_flipped_bit_of_the_data_is_noticed_wherever_it_is(saved, tmp_path):
+    begin = 8 + struct.unpack("<Q", saved[:8])[0]
+    for k, at in enumerate(range(begin, len(saved), (len(saved) - begin)//40)):
+        damaged = bytearray(saved)
+        damaged[at] ^= 1 << k % 8
+        (tmp_path/"d.safetensors").write_bytes(damaged)
+        with pytest.raises(LotteryError, match="damaged"):
+            Ticket.load(tmp_path/"d.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"x", pickle.dumps({"a": 1}), b"PK\x03\x04" + b"\0"*100, struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 2) + b"{}",

@@ -14,7 +14,7 @@ from lottery_nb import domains
 from lottery_nb.core import LotteryError
 from lottery_nb.domains import Split, batch_images, domain, epoch_draws, epoch_order
 from lottery_nb.models import Network
-from lottery_nb.rewinding import Snapshot, fresh, load, masked
+from lottery_nb.rewinding import fresh, load, masked
 from lottery_nb.training import SCHEDULES, Recipe, check_arms, evaluate, lr_factor, train
 
 # --- the update rules and schedules, against torch.optim ---
