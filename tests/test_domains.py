@@ -503,3 +503,12 @@ def test_real_data(name):
     assert (d.shape, d.n_classes, len(d.test)) == (shape, k, tests) if shape else d.n_classes in (3, 5)
     assert d.train.y.bincount().min() > 0 and 0.05 < float(d.mean.mean()) < 0.9 and 0.05 < float(d.std.mean()) < 0.5
     assert not {p.tobytes() for p in d.train.x.numpy()} & {p.tobytes() for p in d.validation.x.numpy()}
+
+
+def test_smallnorb_is_fetched_file_by_file_with_its_published_sums(tmp_path, monkeypatch):
+    import torchvision.datasets.utils as utils
+    asked = []
+    monkeypatch.setattr(utils, "download_url", lambda url, root, md5: asked.append((url.rpartition("/")[2], md5)))
+    for name, value in (("LOTTERY_DATA", ""), ("LOTTERY_CACHE", str(tmp_path)), ("LOTTERY_DOWNLOAD", "1")): monkeypatch.setenv(name, value)
+    with pytest.raises(LotteryError, match="smallnorb was not found"): data_files.load_smallnorb()
+    assert ("smallnorb-5x46789x9x18x6x2x96x96-training-dat.mat.gz", "66054832f9accfe74a0f4c36a75bc0a2") in asked and len(set(asked)) == 6

@@ -325,29 +325,32 @@ def bits(folder):
     return kept, Run(folder).frame.sort_values(["arm", "epoch", "split", "metric"]).to_csv(index=False)
 
 
-def test_row_8_killed_at_any_event_a_search_ends_with_the_same_bits(tmp_path):
-    p, whole, count = plan(schedule=one_shot(0.4), rewind="step 2", controls=("reinit",), recipe=Recipe(epochs=1, batch_size=60)), tmp_path/"whole", 0
+def test_row_8_killed_at_any_event_a_search_goes_on_and_ends_with_the_same_bits(tmp_path):
+    p, whole, count = plan(schedule=one_shot(0.4), rewind="step 2", controls=("reinit",), recipe=Recipe(epochs=2, batch_size=60)), tmp_path/"whole"/"run", 0
     for i, _ in enumerate(record(p, whole, "cpu")):
-        shutil.copytree(whole, tmp_path/f"k{i}")
+        shutil.copytree(whole, tmp_path/f"k{i}"/"run")  # each has a folder of its own: nothing to take from beside it
         count = i + 1
     want = bits(whole)
     assert count > 12 and want[0]
     for i in range(count):
-        killed = tmp_path/f"k{i}"
+        killed = tmp_path/f"k{i}"/"run"
+        done = {e.arm for e in of("ArmDone", Run(killed).events)}
         with open(killed/"events.jsonl", "ab") as f:
             f.write([b"", b'{"t":17', b"\0\0\0"][i % 3])
+        before = len(Run(killed).events)
         assert run(p, killed, "cpu", show=False).status == "done" and bits(killed) == want, i
+        assert not done & {e.arm for e in of("EpochDone", Run(killed).events[before:]) if e.arm not in {t.arm for t in of("ArmTaken", Run(killed).events)}}, i
 
 
 def test_row_8_killed_while_it_transfers(tmp_path):
-    found = run(plan(schedule=one_shot(0.4), recipe=Recipe(epochs=1, batch_size=60)), tmp_path/"find", "cpu", show=False)
-    p, whole, count = TransferPlan(found.tickets, ("digits[5-9]@200",), ("rewind", "fresh"), controls=("dense",)), tmp_path/"whole", 0
+    found = run(plan(schedule=one_shot(0.4), recipe=Recipe(epochs=1, batch_size=60)), tmp_path/"find"/"run", "cpu", show=False)
+    p, whole, count = TransferPlan(found.tickets, ("digits[5-9]@200",), ("rewind", "fresh"), controls=("dense",)), tmp_path/"whole"/"run", 0
     for i, _ in enumerate(record(p, whole, "cpu")):
         count = i + 1
         if i % 4 == 1:
-            shutil.copytree(whole, tmp_path/f"k{i}")
+            shutil.copytree(whole, tmp_path/f"k{i}"/"run")
     for i in range(1, count, 4):
-        assert run(p, tmp_path/f"k{i}", "cpu", show=False).status == "done" and bits(tmp_path/f"k{i}") == bits(whole)
+        assert run(p, tmp_path/f"k{i}"/"run", "cpu", show=False).status == "done" and bits(tmp_path/f"k{i}"/"run") == bits(whole), i
 
 
 # --- row 9: claims that the numbers do not carry ---

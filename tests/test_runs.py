@@ -210,10 +210,10 @@ def test_a_run_that_grows_is_followed(tmp_path):
 
 def test_a_run_that_was_ended_at_any_moment_ends_with_the_same_bits(tmp_path):
     p = plan(seeds=2, controls=("random mask",), schedule=one_shot(0.4))
-    whole, moments = tmp_path/"whole", []
+    whole, moments = tmp_path/"whole"/"run", []
     for i, e in enumerate(record(p, whole, "cpu")):
         if type(e).__name__ in ("RunStarted", "TicketFound", "RoundDone") or (type(e).__name__ == "EpochDone" and e.arm == "r01/ticket/s1"):
-            moments.append(shutil.copytree(whole, tmp_path/f"killed{i}"))  # what a kill would leave behind
+            moments.append(shutil.copytree(whole, tmp_path/f"killed{i}"/"run"))  # what a kill would leave behind
     assert len(moments) == 1 + 2 + 2 + 2
     for k, killed in enumerate(moments):
         with open(killed/"events.jsonl", "ab") as f:
@@ -223,9 +223,9 @@ def test_a_run_that_was_ended_at_any_moment_ends_with_the_same_bits(tmp_path):
         again = go(p, killed)
         assert again.status == "done" and len(again.tickets) == 2
         want, have = (r.frame.sort_values(["arm", "epoch", "split", "metric"]).reset_index(drop=True) for r in (Run(whole), again))
-        assert want.equals(have), killed.name
+        assert want.equals(have), killed
         kept = lambda folder: {n: b for n, b in files(folder).items() if n.endswith(".safetensors") and n.startswith(("tickets", "snapshots"))}
-        assert kept(killed) == kept(whole), killed.name
+        assert kept(killed) == kept(whole), killed
 
 
 def test_a_run_that_failed_says_so_and_can_be_run_again(tmp_path, monkeypatch):

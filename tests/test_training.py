@@ -242,6 +242,11 @@ def test_the_kept_epoch_is_the_one_that_was_asked_for(keep):
     assert len({accuracy.index(max(accuracy)), loss.index(min(loss)), 6}) > 1  # the three do not mean the same here
 
 
+def test_an_equal_epoch_is_no_better_one():
+    (result,), events = trained(some_arm(recipe=Recipe(lr=1e-12, epochs=9, batch_size=60, schedule="constant", patience=3)))
+    assert result.epoch == 1 and len(of("EpochDone", events)) == 4
+
+
 @pytest.mark.parametrize("keep", ["best accuracy", "best loss"])
 @pytest.mark.parametrize("patience", [1, 2, 4])
 def test_patience_ends_a_training_and_changes_nothing_before(keep, patience):
