@@ -24,7 +24,7 @@ from .tickets import FindPlan, Ticket
 from .training import Recipe
 from .transfer import BODIES, FROZEN_NORM, START_POINTS, TRANSFER_HEADS, TransferPlan
 
-# %% ../nbs/16_cli.ipynb #da3f2e79
+# %% ../nbs/16_cli.ipynb #f2b6faa4
 def words(
     text: str,                       # 'reinit,random-mask'
     choices: Sequence[str] = (),     # names that a hyphenated word may stand for
@@ -43,7 +43,7 @@ def numbers(
     text: str,   # '5' or '0,3,7'
 ) -> int | tuple[int, ...]:
     "How many, or which; for seeds."
-    try: found = tuple(int(p) for p in text.split(","))
+    try: found = tuple(int(p) for p in text.removesuffix(",").split(","))
     except ValueError: raise LotteryError(f"{text!r}: give a count such as 5, or numbers with commas such as 0,3,7") from None
     return found if "," in text else found[0]
 
@@ -91,7 +91,7 @@ def schedule_from(
         check_choice(args.schedule, ("geometric", "one-shot", "linear", "cubic", "densities such as 0.5,0.2"), "--schedule")
         raise
 
-# %% ../nbs/16_cli.ipynb #62a05905
+# %% ../nbs/16_cli.ipynb #6cf1ec9c
 def add_find(
     parser: argparse.ArgumentParser,
 ) -> None:
@@ -117,7 +117,7 @@ def add_find(
 def find_command(args: argparse.Namespace) -> int:
     "Find tickets and show the table."
     plan = FindPlan(args.source, args.network, args.width, schedule_from(args), args.rewind, args.retrain, recipe_from(args, Recipe()), numbers(args.seeds),
-                    words(args.criterion, tuple(CRITERIA))[0], args.scope, layer_fractions={} if args.prune_head is None else {"head": args.prune_head},
+                    (words(args.criterion, tuple(CRITERIA)) or ("none",))[0], args.scope, layer_fractions={} if args.prune_head is None else {"head": args.prune_head},
                     controls=words(args.controls, tuple(CONTROLS)), floor=args.floor)
     return tell(run(plan, args.out, args.device, not args.quiet))
 
@@ -275,7 +275,7 @@ COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
 TRAINS = ("find", "transfer", "run", "demo")  # commands with --out, --device and --quiet
 OUT = {"demo": "lottery-demo", "run": "the plan's folder"}
 
-# %% ../nbs/16_cli.ipynb #c09138e1
+# %% ../nbs/16_cli.ipynb #fdb82f6d
 def make_parser() -> argparse.ArgumentParser:
     "The parser of the `lottery` command."
     parser = argparse.ArgumentParser("lottery", description="Find winning tickets in neural networks, rewind them, transfer them.", epilog="start with: lottery demo")
@@ -297,5 +297,5 @@ def main(
     "Entry point of the `lottery` command; a refusal is one line on standard error and exit status 2."
     args = make_parser().parse_args(argv)
     try: return args.call(args)
-    except LotteryError as e: print(f"lottery {args.command}: {e}", file=sys.stderr); return 2
+    except (LotteryError, OSError) as e: print(f"lottery {args.command}: {e}", file=sys.stderr); return 2
     except KeyboardInterrupt: print(f"lottery {args.command}: stopped", file=sys.stderr); return 130

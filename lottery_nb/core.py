@@ -10,8 +10,8 @@ __all__ = ['T', 'DATA', 'EVENTS', 'LotteryError', 'expect_error', 'Registry', 'c
            'TicketFound', 'RoundDone', 'RunDone', 'RunFailed', 'NotSaved', 'RunPaused', 'RunResumed', 'RunStopped',
            'Tick', 'ArmState', 'event_from']
 
-# %% ../nbs/00_core.ipynb #f05c702a
-import dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, secrets
+# %% ../nbs/00_core.ipynb #1784819a
+import dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, re, secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,7 +181,7 @@ def named(
     except (ImportError, AttributeError, ValueError):
         raise LotteryError(f"{name!r} cannot be imported here: put the module on the path, or give a built-in name") from None
 
-# %% ../nbs/00_core.ipynb #62249276
+# %% ../nbs/00_core.ipynb #9a22717f
 @dataclass(frozen=True)
 class Reference:
     "A function found by name when it is first called; refuses one whose source is not the one that was written down."
@@ -195,11 +195,13 @@ class Reference:
         if name := name_of(fn): return cls(name, fingerprint(inspect.getsource(fn)))
         raise LotteryError(f"{fn!r} cannot be written to a file: move it to a module, so that another process finds it")
 
-    def __call__(self, *args, **kwargs):
+    def found(self) -> Callable:
+        "The function itself."
         fn = named(self.name)
-        if Reference.to(fn).source != self.source:
-            raise LotteryError(f"{self.name} is not the function that the plan was made with: its source has changed")
-        return fn(*args, **kwargs)
+        if Reference.to(fn).source == self.source: return fn
+        raise LotteryError(f"{self.name} is not the function that the plan was made with: its source has changed")
+
+    def __call__(self, *args, **kwargs): return self.found()(*args, **kwargs)
 
 # %% ../nbs/00_core.ipynb #3387235d
 def to_plain(value: Any) -> Any:
@@ -215,7 +217,7 @@ def to_plain(value: Any) -> Any:
     if callable(value): return to_plain(Reference.to(value))
     raise LotteryError(f"{value!r} cannot be written to a file: give a plain value, a record of this package, or a function that a module holds")
 
-# %% ../nbs/00_core.ipynb #fa0ba302
+# %% ../nbs/00_core.ipynb #19756c40
 def from_plain(value: Any) -> Any:
     "The value that `to_plain` wrote; refuses an unknown class and unknown fields."
     if isinstance(value, list): return tuple(from_plain(v) for v in value)
@@ -225,6 +227,8 @@ def from_plain(value: Any) -> Any:
         if kind == "float": return float(fields["value"])
         if kind == "dict": return {from_plain(k): from_plain(v) for k, v in fields["items"]}
         cls = DATA[kind]
+        if kind != "Reference" and (bare := [v for v in fields.values() if isinstance(v, str) and re.fullmatch(r"[\w.]+:[\w.]+", v)]):
+            raise LotteryError(f"{bare[0]!r} names a function without the hash of its source: a file of this package would hold a Reference")
         return cls(**{k: from_plain(v) for k, v in fields.items()})
     except (KeyError, TypeError) as e: raise LotteryError(f"a record of kind {kind!r} does not fit this version: {e}") from None
 

@@ -104,7 +104,7 @@ def write_tensors(
     whole = json.dumps({"check": _check(tensors, text), "record": text}, sort_keys=True, separators=(",", ":"))
     return write_atomic(path, safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, {"lottery": whole}))
 
-# %% ../nbs/05_rewinding.ipynb #f8e8b618
+# %% ../nbs/05_rewinding.ipynb #5141a06f
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, the limit of the format's own library
 
 def _opened(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -115,7 +115,7 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], str]:
     with safetensors.safe_open(path, "pt") as f:
         text = (f.metadata() or {}).get("lottery")
         if text is None: raise LotteryError(f"{path.name} is a safetensors file of something else: it has no record of this package")
-        return {n: f.get_tensor(n) for n in f.keys()}, text
+        return {n: f.get_tensor(n).clone() for n in f.keys()}, text  # not windows onto a file that someone may change
 
 def read_tensors(
     path: str | Path,  # a file that `write_tensors` wrote
@@ -127,6 +127,7 @@ def read_tensors(
         whole = json.loads(text)
         record = json.loads(whole["record"]) if "record" in whole else whole
         if "record" in whole and whole["check"] != _check(tensors, whole["record"]): raise LotteryError(f"{path.name} is damaged: its content is not what its checksum says; use a fresh copy")
+        if "record" not in whole and record["schema"] == SCHEMA: raise LotteryError(f"{path.name} is damaged: it has no checksum; use a fresh copy")
         if not 0 < record["schema"] <= SCHEMA: raise LotteryError(f"{path.name} has schema {record['schema']} and this version reads up to {SCHEMA}: install a newer lottery_nb")
         for schema in range(record["schema"], SCHEMA): record = MIGRATIONS[schema](record)
         return tensors, record

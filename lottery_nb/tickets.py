@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN', 'STARTS', 'SCORE_AT', 'KINDS', 'Ticket', 'FindPlan', 'seeds_from', 'Search', 'find_tickets']
 
-# %% ../nbs/07_tickets.ipynb #9db2ad6b
+# %% ../nbs/07_tickets.ipynb #e44b9cee
+import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from . import __version__
-from .core import (Event, LotteryError, Planned, RoundDone, TicketFound, canonical, check_choice, check_number, data, from_plain, pick_device,
+from .core import (named, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, canonical, check_choice, check_number, data, from_plain, pick_device,
                              seed_for, fingerprint, safe_child, to_plain)
 from .domains import Domain, domain, for_plan
 from .masks import Mask
@@ -23,7 +24,7 @@ from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask
 from .rewinding import CONTROLS, RETRAIN, TRAINED, Beginning, Snapshot, check_fit, fresh, load, masked, read_tensors, rewind_step, round_start, snapshot_from, write_tensors
 from .training import Arm, Recall, Recipe, Trained, batches_of, lr_factor, steps_per_epoch, train
 
-# %% ../nbs/07_tickets.ipynb #243cb984
+# %% ../nbs/07_tickets.ipynb #7c671328
 PLAIN = ("network", "recipe", "source", "domain", "norm", "round", "seed", "plan", "version")  # fields that are not tensors
 STARTS = ("rewind", "init", TRAINED)
 
@@ -43,7 +44,7 @@ class Ticket:
     version: str = __version__           # of this package
 
     @property
-    def name(self) -> str: return f"{self.source}-r{self.round:02d}-s{self.seed}"
+    def name(self) -> str: return re.sub(r"[^\w.,+@#()\[\]-]+", "-", f"{self.source}-r{self.round:02d}-s{self.seed}")
 
     @property
     def density(self) -> float: return self.mask.density
@@ -104,7 +105,7 @@ def _keep(snapshot: Snapshot, store: str | Path) -> str:
     if not file.exists(): write_tensors(file, {f"snapshot/{n}": t for n, t in snapshot.tensors().items()}, {})
     return snapshot.fingerprint
 
-# %% ../nbs/07_tickets.ipynb #9aff8325
+# %% ../nbs/07_tickets.ipynb #e6574126
 def _stored(path: str | Path, point: Mapping[str, Any]) -> Snapshot:
     "A snapshot from the store of the run that the ticket's file lies in."
     file = safe_child(Path(path).parent.parent/"snapshots", f"{point['stored']}.safetensors")
@@ -141,7 +142,7 @@ def _load(path: str | Path) -> Ticket:
             mask.apply(snapshot.weights)
             if isinstance(ticket.network.name, str): check_fit(ticket.network.skeleton(), snapshot)
         return ticket
-    except LotteryError as e: raise LotteryError(f"{name}: {e}") from None
+    except LotteryError as e: raise LotteryError(f"{name}: {str(e)[:400]}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
         raise LotteryError(f"{name} is not a ticket of this package: {type(e).__name__} {' '.join(str(e).split())[:80]}") from None
 
@@ -174,7 +175,7 @@ class FindPlan:
         "The plan's identity."
         return fingerprint(canonical(self))
 
-# %% ../nbs/07_tickets.ipynb #640e8702
+# %% ../nbs/07_tickets.ipynb #d5ce2061
 def seeds_from(
     seeds: int | tuple | list,  # how many, or which
     what: str,                  # the place, as it reads in an error
@@ -200,20 +201,23 @@ def _check_find(p: FindPlan) -> None:
         if not isinstance(getattr(p, name), kind): raise LotteryError(f"FindPlan.{name}={getattr(p, name)!r}: " + KINDS[name])
     for name in ("network", "criterion"):
         if not (isinstance(getattr(p, name), (str, Network)) or callable(getattr(p, name))): raise LotteryError(f"FindPlan.{name}={getattr(p, name)!r}: {KINDS[name]}")
-    if isinstance(p.network, str) and ":" not in p.network: NETWORKS[p.network]
+    if isinstance(p.network, str) and ":" in p.network: object.__setattr__(p, "network", Reference.to(named(p.network)))
+    if isinstance(p.network, str): NETWORKS[p.network]
     if isinstance(p.criterion, str): CRITERIA[p.criterion]
     for control in p.controls: CONTROLS[control]
     SCOPES[p.scope]
     check_choice(p.score_at, SCORE_AT, "FindPlan.score_at")
     check_choice(p.retrain, RETRAIN, "FindPlan.retrain")
     rewind_step(p.rewind, 1)
+    if p.retrain == "fine-tuning" and p.recipe.schedule in ("one-cycle", "cosine"):
+        raise LotteryError(f"FindPlan.retrain='fine-tuning' goes on at the last learning rate, which is next to 0 after {p.recipe.schedule!r}: use Recipe(schedule='step') or 'constant'")
     check_number(p.width, "FindPlan.width", above=True)
     check_number(p.floor, "FindPlan.floor", high=1)
     for layer, fraction in p.layer_fractions.items(): check_number(fraction, f"FindPlan.layer_fractions[{layer!r}]", high=0.999)
     if p.layer_fractions and p.schedule.kind != "geometric":
         raise LotteryError(f"FindPlan.layer_fractions with a {p.schedule.kind} schedule: a share pruned in each round needs geometric(fraction, rounds)")
 
-# %% ../nbs/07_tickets.ipynb #645a212e
+# %% ../nbs/07_tickets.ipynb #b8afb6fc
 class Search:
     "A plan with its domain loaded and its network known."
     def __init__(self,
@@ -229,6 +233,8 @@ class Search:
         self.fractions = {n: f for n, f in own.items() if n in self.names}
         if unused := set(own) - set(self.fractions) - {n for n in own if model.get_parameter(n).ndim < 2}:
             raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too")
+        try: self.hash = plan.hash
+        except LotteryError: self.hash = ""  # a function without a name: this process only
         spe = steps_per_epoch(self.domain, plan.recipe)
         self.point = rewind_step(plan.rewind, spe)
         self.total = plan.recipe.steps or plan.recipe.epochs * spe
@@ -247,7 +253,7 @@ def _layer(layer: str, head: tuple[str, ...], model: nn.Module) -> tuple[str, ..
     if not found: check_choice(layer, ("head", *dict.fromkeys(n.rpartition(".")[0] for n in names)), "FindPlan.layer_fractions")
     return found
 
-# %% ../nbs/07_tickets.ipynb #02774045
+# %% ../nbs/07_tickets.ipynb #0cce8589
 @dataclass(eq=False)
 class _Seed:
     "One seed's search, as far as it has come."
@@ -265,18 +271,18 @@ def _next_mask(search: Search, s: _Seed, r: int, device: torch.device) -> Mask:
     model = load(search.network.build(s.seed), scored).to(device)
     weights = {n: p.detach() for n, p in model.named_parameters() if n in search.names}
     start = {n: s.rewound.weights[n].to(device) for n in search.names}
-    scoring = Scoring(model=model, weights=weights, start=start, mask=s.mask.to(device), batches=batches_of(search.domain, s.seed, device), seed=seed_for(s.seed, "prune", r))
-    criterion = CRITERIA[plan.criterion] if isinstance(plan.criterion, str) else plan.criterion
+    scoring = Scoring(model=model, weights=weights, start=start, mask=s.mask.to(device), batches=batches_of(search.domain, s.seed, device, plan.recipe.batch_size), seed=seed_for(s.seed, "prune", r))
+    criterion = CRITERIA[plan.criterion] if isinstance(plan.criterion, str) else plan.criterion.found() if isinstance(plan.criterion, Reference) else plan.criterion
     own = {n: (1 - f) ** r for n, f in search.fractions.items()}
     return make_mask(criterion, scoring, plan.schedule.density(r), scope=plan.scope, layer_densities=own).to("cpu")
 
-# %% ../nbs/07_tickets.ipynb #829f338d
+# %% ../nbs/07_tickets.ipynb #50cc9650
 def _ticket(search: Search, s: _Seed, r: int) -> Ticket:
     snapshots = {"init": s.init, TRAINED: s.source_trained}
     if search.plan.rewind != "init": snapshots["rewind"] = s.rewound
     d = search.domain
     return Ticket(s.mask, search.network, snapshots, search.plan.recipe, d.name, d.fingerprint, (tuple(d.mean.flatten().tolist()), tuple(d.std.flatten().tolist())),
-                  r, s.seed, search.plan.hash)
+                  r, s.seed, search.hash)
 
 def _found(ticket: Ticket) -> TicketFound:
     layers = {n: [ticket.mask.kept_in[n], bits.numel()] for n, bits in ticket.mask.items()}

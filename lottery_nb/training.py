@@ -8,7 +8,7 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'FROZEN_NORM', 'SLOTS', 'ENG
            'still_norms', 'Trainer', 'recalibrate', 'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record',
            'identity', 'Saved', 'evaluate_at', 'train', 'finish']
 
-# %% ../nbs/06_training.ipynb #a02f3dfe
+# %% ../nbs/06_training.ipynb #e9f92b51
 import itertools, math, time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,7 +22,7 @@ from .core import (ArmDone, ArmFailed, ArmStarted, ArmState, ArmTaken, EpochDone
 from .domains import AUGMENTATIONS, Domain, Split, batch_images, epoch_draws, epoch_order
 from .masks import Mask
 from .models import Network
-from .rewinding import Snapshot, load, masked
+from .rewinding import Snapshot, check_fit, load, masked
 
 # %% ../nbs/06_training.ipynb #2d89a517
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -52,7 +52,7 @@ class Recipe:
 
     def __post_init__(self): _check_recipe(self)
 
-# %% ../nbs/06_training.ipynb #4fdfa988
+# %% ../nbs/06_training.ipynb #35e73654
 def _check_recipe(r: Recipe) -> None:
     for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("keep", ("best accuracy", "best loss", "last"))):
         check_choice(getattr(r, name), choices, f"Recipe.{name}")
@@ -61,14 +61,16 @@ def _check_recipe(r: Recipe) -> None:
     check_number(r.weight_decay, "Recipe.weight_decay")
     check_number(r.eps, "Recipe.eps", above=True)
     check_number(r.warmup, "Recipe.warmup", high=1)
+    if not all(isinstance(d, (tuple, list)) and len(d) == 2 for d in r.drops) or len(r.betas) != 2:
+        raise LotteryError(f"Recipe.drops={r.drops!r}, Recipe.betas={r.betas!r}: give drops as (share of the steps, factor) and two betas")
     for share, factor in r.drops: check_number(share, "Recipe.drops share", high=1); check_number(factor, "Recipe.drops factor")
-    for beta in (r.momentum, *r.betas): check_number(beta, "Recipe.momentum or betas", high=1)
+    for beta in (r.momentum, *r.betas): check_number(beta, "Recipe.momentum or betas", high=1 - 1e-12)
     check_number(r.epochs, "Recipe.epochs", low=1, whole=True)
     check_number(r.batch_size, "Recipe.batch_size", low=1, whole=True)
     for name in ("steps", "patience"):
         if getattr(r, name) is not None: check_number(getattr(r, name), f"Recipe.{name}", low=1, whole=True)
 
-# %% ../nbs/06_training.ipynb #54db79a4
+# %% ../nbs/06_training.ipynb #9d16f7a7
 def lr_factor(
     recipe: Recipe,
     step: int,    # optimizer steps done before this one
@@ -79,7 +81,7 @@ def lr_factor(
     if recipe.schedule == "one-cycle":
         cosine = lambda a, b, t: b + (a - b) * (1 + math.cos(math.pi * t)) / 2
         top = (recipe.warmup or 0.3) * total - 1
-        return cosine(1/25, 1, step/top) if step <= top else cosine(1, 1/25e4, (step - top)/max(total - 1 - top, 1))
+        return cosine(1/25, 1, step/top if top > 0 else 1) if step <= top else cosine(1, 1/25e4, (step - top)/max(total - 1 - top, 1))
     warm = recipe.warmup * total
     if step < warm: return (step + 1) / (warm + 1)
     if recipe.schedule == "cosine": return (1 + math.cos(math.pi * (step - warm)/(total - warm))) / 2
@@ -125,10 +127,11 @@ class Trained:
         if self.kept is None: raise LotteryError(f"arm {self.arm.name!r} has no weights: it {'failed' if self.failed else 'was told to return numbers only'}")
         return self.kept
 
-# %% ../nbs/06_training.ipynb #e96c2bad
+# %% ../nbs/06_training.ipynb #81f1507d
 def check_arms(arms: Iterable[Arm]) -> None:
     "Refuse arms with names used twice, domains that do not fit their network, unknown parameters, or a start after the end."
     seen: set[str] = set()
+    skeletons: dict[Network, nn.Module] = {}
     for a in arms:
         if a.name in seen: raise LotteryError(f"arm name {a.name!r} is used twice: give each arm its own name")
         seen.add(a.name)
@@ -137,8 +140,11 @@ def check_arms(arms: Iterable[Arm]) -> None:
             raise LotteryError(f"domain {a.domain.name} has shape {tuple(a.domain.shape)} and {a.network} takes {tuple(a.network.input_shape)}: use domain.adapt({tuple(a.network.input_shape)})")
         if a.domain.n_classes != a.network.n_classes:
             raise LotteryError(f"domain {a.domain.name} has {a.domain.n_classes} classes and {a.network} has {a.network.n_classes}: give the network a head for them")
+        if a.network not in skeletons: skeletons[a.network] = a.network.skeleton()
+        check_fit(skeletons[a.network], a.start)
         unknown = (set(a.mask or ()) | a.frozen) - set(a.start.weights)
         if unknown: raise LotteryError(f"arm {a.name!r} masks or freezes {sorted(unknown)[0]!r}, which its start does not have: use names of its parameters")
+        if a.mask is not None: a.mask.apply(a.start.weights)
         if not set(a.start.weights) - a.frozen: raise LotteryError(f"arm {a.name!r} freezes every parameter: leave something to train")
         if a.start.step >= total_steps(a): raise LotteryError(f"arm {a.name!r} starts at step {a.start.step} of {total_steps(a)}: rewind to an earlier point or train for longer")
 
@@ -235,7 +241,7 @@ def still_norms(
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     return [m for n, m in norms.items() if all(f"{n}.{p}" in arm.frozen for p, _ in m.named_parameters())]
 
-# %% ../nbs/06_training.ipynb #0a5d99c8
+# %% ../nbs/06_training.ipynb #dd734bb4
 class Trainer:
     "An arm on a device: network, flat weights, optimizer state and position."
     def __init__(self,
@@ -245,7 +251,7 @@ class Trainer:
         self.arm, self.device, self.recipe, self.domain = arm, device, arm.recipe, arm.domain
         self.dtype = torch.float64 if arm.recipe.precision == "fp64" else torch.float32
         start = masked(arm.start, arm.mask)
-        self.model = load(arm.network.build(arm.seed), start).to(device, self.dtype)
+        self.model = load(arm.network.build(arm.seed).to(device, self.dtype), start)
         for name, p in self.model.named_parameters(): p.requires_grad_(name not in arm.frozen)
         self.flat = Flat(self.model, arm.mask)
         self.state = {slot: self.flat.vector(start.optimizer.get(slot, {})) for slot in SLOTS[arm.recipe.optimizer]}
@@ -271,7 +277,7 @@ class Trainer:
         here = Snapshot.of(self.model)
         return replace(here, optimizer={s: self.flat.named(v) for s, v in self.state.items()}, step=self.step, updates=self.updates)
 
-# %% ../nbs/06_training.ipynb #6335f027
+# %% ../nbs/06_training.ipynb #2b79cda8
 @torch.no_grad()
 def recalibrate(
     t: Trainer,
@@ -280,7 +286,7 @@ def recalibrate(
     old, n = [m.momentum for m in t.still], len(t.domain.train.y)
     t.model.eval()
     for m in t.still: m.reset_running_stats(); m.momentum = None; m.train()
-    for index in torch.arange(n - n % min(n, 250), device=t.device).split(min(n, 250)): t.forward(t.batch(t.domain.train, index))
+    for index in torch.arange(n, device=t.device).chunk(-(-n // 250)): t.forward(t.batch(t.domain.train, index))
     for m, momentum in zip(t.still, old, strict=True): m.momentum = momentum; m.eval()
 
 # %% ../nbs/06_training.ipynb #0fdafe60
@@ -309,18 +315,19 @@ def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
             clock = time.monotonic()
             yield Tick(t.arm.name, t.step / t.per_epoch, t.total / t.per_epoch)
 
-# %% ../nbs/06_training.ipynb #1d74776f
+# %% ../nbs/06_training.ipynb #262655cc
 def batches_of(
     domain: Domain,
     seed: int,
     device: torch.device,
+    size: int,   # images in a batch
 ) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
-    "A function that gives endless (images, labels) batches of a size from the training split, in a random order of its own."
+    "A function that gives the first n (images, labels) batches of the training split in a random order of its own, the same at each call."
     here = domain.to(device)
-    def batches(size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for epoch in itertools.count():
-            for index in epoch_order(len(here.train.y), seed_for(seed, "score"), epoch).to(device).split(size):
-                yield batch_images(here.train.x, index, here.mean, here.std), here.train.y[index]
+    def batches(n: int) -> Iterator[tuple[Tensor, Tensor]]:
+        orders = (epoch_order(len(here.train.y), seed_for(seed, "score"), epoch).to(device).split(size) for epoch in itertools.count())
+        for index in itertools.islice(itertools.chain.from_iterable(orders), n):
+            yield batch_images(here.train.x, index, here.mean, here.std), here.train.y[index]
     return batches
 
 # %% ../nbs/06_training.ipynb #9e0fb722
@@ -379,12 +386,13 @@ def _note(record: Record, t: Trainer, epoch: int, validation: dict[str, float]) 
         record.score, record.epoch, record.waited, record.validation = score, epoch, 0, validation
         record.kept = replace(t.snapshot(), optimizer={})
 
-# %% ../nbs/06_training.ipynb #0658b84c
+# %% ../nbs/06_training.ipynb #18309fe9
 def _epochs(t: Trainer, record: Record, identity: str) -> Generator[Event, None, str]:
     "Train to the end, an early stop or a loss that is not finite; returns the reason of a failure, or ''."
     guard_start(t)
     stops = {s for s in t.arm.capture if s >= t.step} | ({t.step + 1} if t.flat.keep is not None else set())
-    while t.step < t.total and not (t.recipe.patience and record.waited >= t.recipe.patience):
+    early = lambda: t.recipe.patience and record.waited >= t.recipe.patience and t.step >= max(t.arm.capture, default=0)
+    while t.step < t.total and not early():
         clock, begin, sums = time.monotonic(), t.step, torch.zeros(2, device=t.device)
         end = min((t.step // t.per_epoch + 1) * t.per_epoch, t.total)
         while t.step < end:
@@ -393,8 +401,9 @@ def _epochs(t: Trainer, record: Record, identity: str) -> Generator[Event, None,
             guard_zeros(t)
         loss, hits = sums.tolist()
         epoch, done = -(-t.step // t.per_epoch), t.step - begin
-        if not math.isfinite(loss): return f"the training loss became {loss} in epoch {epoch}: lower Recipe.lr (now {t.recipe.lr:g}) or lengthen Recipe.warmup"
         validation = evaluate(t, t.domain.validation)
+        for split, value in (("training", loss), ("validation", validation["loss"])):
+            if not math.isfinite(value): return f"the {split} loss became {value} in epoch {epoch}: lower Recipe.lr (now {t.recipe.lr:g}) or lengthen Recipe.warmup"
         _note(record, t, epoch, validation)
         record.seconds += time.monotonic() - clock
         yield EpochDone(t.arm.name, epoch, t.step, t.recipe.lr * lr_factor(t.recipe, t.step - 1, t.total), loss / done, hits / done,

@@ -84,7 +84,7 @@ def target_domain(
     there = domain(target).adapt(ticket.network.input_shape)  # type: ignore[arg-type]
     return there if normalise == "target" else there.normalised_by(*ticket.norm)
 
-# %% ../nbs/08_transfer.ipynb #1eaf3049
+# %% ../nbs/08_transfer.ipynb #206d3797
 def _grafted(body: Snapshot, head: Snapshot, names: set[str]) -> Snapshot:
     "A body's weights and buffers with a head's, at step 0 with a new optimizer."
     weights = {n: w if n in names else body.weights[n] for n, w in head.weights.items()}
@@ -103,17 +103,29 @@ def settle(
     names = frozenset(head_parameters(network.build(0), network.input_shape, network.n_classes, network.head_layer))
     drawn = fresh(network, ticket.seed, "head", there.name)
     body = fresh(network, ticket.seed, "reinit") if start == "fresh" else ticket.start(start)
-    mask = ticket.mask if head == "reuse" else Mask({n: bits for n, bits in ticket.mask.items() if n not in names})
+    own = ticket.network
+    old = names | set(head_parameters(own.build(0), own.input_shape, own.n_classes, own.head_layer))
+    mask = ticket.mask if head == "reuse" else Mask({n: bits for n, bits in ticket.mask.items() if n not in old})
     if head == "reuse": begin = replace(body, step=0, optimizer={}, updates=0)
     else: begin = _grafted(body, drawn, set(names))
     return Beginning(network, mask, begin, ticket.seed, ticket.round), names
 
-# %% ../nbs/08_transfer.ipynb #b6fa17cf
-def _roles(p: TransferPlan, b: Beginning, start: str) -> Iterator[tuple[str, str, Beginning]]:
+# %% ../nbs/08_transfer.ipynb #210af457
+def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
+    "A control with the ticket's head, where it is the same network: only the body tells them apart."
+    if c.network != b.network: return c
+    return replace(c, start=replace(c.start, weights={n: b.start.weights[n] if n in head else w for n, w in c.start.weights.items()}))
+
+def _labels(things: dict[str, str]) -> dict[str, str]:
+    "Identity -> name, with the start of the identity behind names that stand for several."
+    names = list(things.values())
+    return {key: name if names.count(name) == 1 else f"{name}#{key[:4]}" for key, name in things.items()}
+
+def _roles(p: TransferPlan, b: Beginning, start: str, head: frozenset[str]) -> Iterator[tuple[str, str, Beginning]]:
     "(role, start, beginning) of a ticket and its controls at one starting point."
     yield ("reinit" if start == "fresh" else "ticket"), start, b
     for control in p.controls:
-        c = CONTROLS[control](b)
+        c = _same_head(b, CONTROLS[control](b), head)
         drawn = control in ("reinit", "random mask", "small dense", "reinit signs kept")
         if start == "fresh" and control in ("reinit", "shuffled", "reinit signs kept"): continue  # with fresh weights these are 'reinit' and 'random mask'
         yield control, "fresh" if drawn else start, c
@@ -123,14 +135,17 @@ def transfer_arms(
 ) -> list[Arm]:
     "Every network that a transfer trains, each once; refuses what does not fit before anything is trained."
     arms: dict[str, Arm] = {}
+    sources = _labels({t.plan: t.source for t in plan.tickets})
+    targets = _labels({domain(t).fingerprint + str(domain(t).held_out): domain(t).name for t in plan.targets})
     for target in plan.targets:
         for ticket in plan.tickets:
             there = target_domain(ticket, target, plan.normalise)
+            source, place = sources[ticket.plan], targets[domain(target).fingerprint + str(domain(target).held_out)]
             for start in plan.start:
                 b, head = settle(ticket, there, start, plan.head)
-                for role, begins, c in _roles(plan, b, start):
-                    name = "/".join([ticket.source, there.name, role, begins, *([] if role == "dense" else [f"r{ticket.round:02d}"]), f"s{ticket.seed}"])
-                    tags = dict(source=ticket.source, domain=there.name, role=role, start=begins, round=0 if role == "dense" else ticket.round,
+                for role, begins, c in _roles(plan, b, start, head):
+                    name = "/".join([source, place, role, begins, *([] if role == "dense" else [f"r{ticket.round:02d}"]), f"s{ticket.seed}"])
+                    tags = dict(source=source, domain=place, role=role, start=begins, round=0 if role == "dense" else ticket.round,
                                 density=1.0 if role == "dense" else ticket.density, seed=ticket.seed)
                     still = frozenset(c.start.weights) - head if plan.body == "frozen" else frozenset()
                     arms.setdefault(name, Arm(name, c.network, there, plan.recipe or ticket.recipe, ticket.seed, c.start, c.mask, still, plan.norm, tags=tags, returns_weights=False))

@@ -1,6 +1,7 @@
 """A disk that fails or a process that dies at a chosen write, and bytes that are damaged in many ways."""
 import contextlib
 import errno
+import functools
 import json
 import multiprocessing
 import os
@@ -63,8 +64,9 @@ class Disk:
         self.step(source, "replace")
         os.replace(source, target)
 
-    def install(self, put):
-        "Put it between this package and the operating system, with `put(owner, name, value)`."
+    def install(self, monkeypatch=None):
+        "Put it between this package and the operating system, until `monkeypatch` is undone."
+        put = functools.partial(monkeypatch.setattr, raising=False) if monkeypatch else setattr
         system = types.SimpleNamespace(**{**vars(os), "fsync": self.fsync, "replace": self.replace})
         for module in (core, runs):
             put(module, "os", system)
@@ -101,24 +103,27 @@ class Watched:
 
 # --- processes that are killed ---
 
-def _worker(ready, folder, dies_at):
-    "What a worker process does; dies at the `dies_at`th step of writing, in the middle of it if it is a write."
+def _worker(ready, folder, source, dies_at):
+    "What a worker process does, writing the plan included; dies at the `dies_at`th step of writing, in the middle of it if it is a write."
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    plan = source and runs.read_plan(source)
     if dies_at is not None:
         disk = Disk()
         disk.fails = lambda *_: "killed in the middle" if len(disk.seen) > dies_at else None
-        disk.install(setattr)
+        disk.install()
     ready.send(True)
+    if source and not (pathlib.Path(folder)/"plan.json").exists():
+        runs.write_plan(plan, pathlib.Path(folder))
     work(folder, "cpu")
 
 
-def worker(folder, dies_at=None, dies_after=None):
-    "Work on a run in a process of its own, killed at a step of writing or after some seconds; its exit code: 0, or -9."
+def worker(folder, source=None, dies_at=None, dies_after=None):
+    "Work on a run (with the plan of another one) in a process of its own, killed at a step of writing or after some seconds; its exit code: 0, or -9."
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lottery_nb.workers"])
+    context.set_forkserver_preload(["lottery_nb.workers", "sklearn.datasets", "sklearn.model_selection"])
     here, there = context.Pipe(False)
-    process = context.Process(target=_worker, args=(there, str(folder), dies_at))
+    process = context.Process(target=_worker, args=(there, str(folder), source and str(source), dies_at))
     process.start()
     there.close()
     assert here.recv()

@@ -342,6 +342,20 @@ def test_row_8_killed_at_any_event_a_search_goes_on_and_ends_with_the_same_bits(
         assert not done & {e.arm for e in of("EpochDone", Run(killed).events[before:]) if e.arm not in {t.arm for t in of("ArmTaken", Run(killed).events)}}, i
 
 
+def test_row_8_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    p, steps, real = plan(schedule=one_shot(0.4), recipe=Recipe(epochs=4, batch_size=60)), [], training.update
+    monkeypatch.setattr(training, "update", lambda *args: (steps.append(1), real(*args))[1])
+    moments = {"ArmState": 3, "ArmDone": 12, "TicketFound": 12}  # steps of three in an epoch, of twelve in an arm
+    for e in record(p, tmp_path/"whole"/"run", "cpu"):
+        if (kind := type(e).__name__) in moments and not (tmp_path/kind).exists():
+            shutil.copytree(tmp_path/"whole"/"run", tmp_path/kind/"run")
+    assert len(steps) == 24
+    for kind, done in moments.items():
+        steps.clear()
+        assert run(p, tmp_path/kind/"run", "cpu", show=False).status == "done" and len(steps) == 24 - done, kind
+        assert bits(tmp_path/kind/"run") == bits(tmp_path/"whole"/"run")
+
+
 def test_row_8_killed_while_it_transfers(tmp_path):
     found = run(plan(schedule=one_shot(0.4), recipe=Recipe(epochs=1, batch_size=60)), tmp_path/"find"/"run", "cpu", show=False)
     p, whole, count = TransferPlan(found.tickets, ("digits[5-9]@200",), ("rewind", "fresh"), controls=("dense",)), tmp_path/"whole"/"run", 0

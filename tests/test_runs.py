@@ -116,7 +116,7 @@ def test_frames_by_hand():
 
 PLANS = {
     "default": dict(), "own functions": dict(network="tiny:normed", width=1.0, criterion=tiny.by_row), "callable": dict(network=tiny.dropping, width=1.0),
-    "numbers": dict(schedule=listed([0.9, 0.3]), seeds=(3, 1), rewind="step 2", retrain="fine-tuning", layer_fractions={}, controls=("small dense",), floor=0.2),
+    "numbers": dict(schedule=listed([0.9, 0.3]), seeds=(3, 1), rewind="step 2", retrain="fine-tuning", recipe=Recipe(lr=0.05, epochs=2, batch_size=32, schedule="step"), layer_fractions={}, controls=("small dense",), floor=0.2),
     "layers": dict(layer_fractions={"head": 0.1}, prunable=("fc*.weight", "head.weight"), scope="layer", recipe=Recipe("adamw", 0.01, steps=4, drops=((0.2, 0.5),), augment=("flip",))),
 }
 

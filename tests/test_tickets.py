@@ -405,7 +405,7 @@ def test_the_test_split_is_not_needed_to_find(monkeypatch):
 
 
 def test_plans_with_everything_in_them_come_back_from_json():
-    whole = FindPlan("digits[0-4]+blur(1)@200", tiny.normed, 1.0, listed([0.5, 0.1]), "step 3", "fine-tuning", Recipe("adamw", 1e-3, steps=9, augment=("flip",), drops=((0.1, 0.2),)),
+    whole = FindPlan("digits[0-4]+blur(1)@200", tiny.normed, 1.0, listed([0.5, 0.1]), "step 3", "fine-tuning", Recipe("adamw", 1e-3, steps=9, schedule="step", augment=("flip",), drops=((0.1, 0.2),)),
                      (5, 2), tiny.by_row, "erk", "start", ("0.weight", "4.weight"), {}, ("small dense",), 0.5)
     again = from_plain(json.loads(canonical(whole)))
     assert canonical(again) == canonical(whole) and again.hash == whole.hash and again.seeds == (5, 2) and again.recipe == whole.recipe

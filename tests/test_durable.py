@@ -1,0 +1,737 @@
+"""Nothing is lost, whatever happens: workers that are killed, disks that fail, files that are damaged, two workers at once, arms taken from other runs.
+
+The long loops run with `--flags slow`; LOTTERY_FUZZ_SECONDS is how long each reader is fuzzed (2 s)."""
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import breaking
+import pytest
+import safetensors.torch
+import tiny
+import torch
+from breaking import Disk, broken_bytes, little_memory, places, raw_file, tampered, until, with_change, worker
+from filelock import FileLock
+from tiny import of, plan, some_arm, some_mask, trained, within
+
+from lottery_nb import runs, training
+from lottery_nb.core import EpochDone, LotteryError
+from lottery_nb.models import Network
+from lottery_nb.own_data import load_domain
+from lottery_nb.pruning import geometric
+from lottery_nb.rewinding import Snapshot, read_tensors, write_tensors
+from lottery_nb.runs import Arms, Run, Tail, read_arm, read_plan, record, run, steer, write_plan
+from lottery_nb.tickets import Ticket
+from lottery_nb.training import Recipe
+from lottery_nb.transfer import TransferPlan
+from lottery_nb.workers import glance, pause, resume, start, stop, work
+
+FUZZ = float(os.environ.get("LOTTERY_FUZZ_SECONDS", "2"))
+
+
+def search(**fields): return plan(**{"width": 0.2, "controls": ("reinit",), "rewind": "step 2", **fields})
+
+
+def outcome(folder):
+    "Results and the bytes of tickets and snapshots."
+    frame = Run(folder).frame.sort_values(["arm", "epoch", "split", "metric"], ignore_index=True)
+    return frame, {p.relative_to(folder).as_posix(): p.read_bytes() for part in ("tickets", "snapshots") for p in sorted((folder/part).glob("*")) if part != "snapshots" or (folder/"tickets").exists()}
+
+
+def same(a, b): return a[0].equals(b[0]) and a[1] == b[1]
+
+
+def temporary(folder): return [p for p in folder.rglob("*") if p.name.endswith(".tmp")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A search and a transfer that nobody disturbed, each alone in its folder."
+    home = tmp_path_factory.mktemp("whole")
+    find = run(search(), home/"a"/"find", "cpu", show=False)
+    move = run(TransferPlan(find.tickets[-1], ("digits[5-9]@200",), ("rewind", "fresh"), controls=("dense",)), home/"b"/"transfer", "cpu", show=False)
+    return {"find": find, "transfer": move}
+
+
+@pytest.fixture
+def many(request):
+    "Skips what is too long for every day."
+    def many(n, often):
+        if n > often and "slow" not in request.config.getoption("--flags"):
+            pytest.skip(f"{n} moments take minutes: run with --flags slow")
+    return many
+
+
+# --- killed ---
+
+@pytest.mark.parametrize("moments", [3, 20])
+@pytest.mark.parametrize("kind", ["find", "transfer"])
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(kind, moments, whole, many, tmp_path, monkeypatch):
+    many(moments, often=3)
+    source, draw = whole[kind].path, random.Random(f"{kind} {moments}")
+    disk, clock = Disk(), time.monotonic()
+    with monkeypatch.context() as m:
+        disk.install(m)
+        run(read_plan(source), tmp_path/"counted"/"run", "cpu", show=False)
+    seconds = time.monotonic() - clock
+    for i in range(moments):
+        folder = tmp_path/f"killed{i}"/"run"
+        at = draw.randrange(len(disk.seen) - 5)
+        assert worker(folder, source, dies_at=at) == -signal.SIGKILL, disk.seen[at]  # in the middle of a write
+        if (folder/"plan.json").exists() and (folder/"heartbeat").exists():
+            os.utime(folder/"heartbeat", (0, 0))  # as it is after ten seconds
+            assert Run(folder).status in ("interrupted", "planned"), at
+        assert worker(folder, source, dies_after=draw.uniform(0, seconds)) in (0, -signal.SIGKILL)  # at any moment
+        assert worker(folder, source) == 0
+        assert Run(folder).status == "done" and same(outcome(folder), outcome(source)), (i, at, disk.seen[at])
+        assert not [p for p in temporary(folder) if p.parent.name not in ("run", "inputs")], at
+        assert {breaking.kind_of(p) for p in temporary(folder)} <= {"plan", "input"}  # written before the lock is held, they may stay
+
+
+def test_what_a_killed_process_left_is_swept_and_is_no_ticket(whole, tmp_path):
+    folder = shutil.copytree(whole["find"].path, tmp_path/"run")
+    lines = (folder/"events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder/"events.jsonl").write_bytes(b"".join(lines[:-1]))  # not done any more
+    for part in ("arms", "tickets", "snapshots"):
+        (folder/part/".half.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+    assert run(search(), folder, "cpu", show=False).status == "done"
+    assert not temporary(folder) and same(outcome(folder), outcome(whole["find"].path))
+
+
+# --- a disk that fails ---
+
+def fails_at(what, how): return lambda *step: how if step == what else None
+
+
+def steps_of(p, home, monkeypatch):
+    "(kind, step, how often before) of every write of a plan."
+    disk, seen = Disk(), {}
+    with monkeypatch.context() as m:
+        disk.install(m)
+        run(p, home/"counted"/"run", "cpu", show=False)
+    out = []
+    for step in disk.seen:
+        out.append((*step, seen.get(step, 0)))
+        seen[step] = seen.get(step, 0) + 1
+    return [s for s in out if s[0] != "heartbeat" or s[2] == 0]
+
+
+def sound(folder):
+    "No file is half-new, and of the log one line at most is torn."
+    for file in folder.rglob("*.safetensors"):
+        read_tensors(file)
+    if (folder/"plan.json").exists():
+        read_plan(folder)
+    tail = Tail(folder/"events.jsonl")
+    tail.new()
+    return tail.skipped <= 1 and not temporary(folder)
+
+
+def test_every_step_of_writing_is_seen(monkeypatch, tmp_path, whole):
+    "What the faults below stand on: a way of writing that they would miss ends here."
+    seen = {s[:2] for kind in whole for s in steps_of(whole[kind].plan, tmp_path/kind, monkeypatch)}
+    atomic = {(kind, step) for kind in ("plan", "ticket", "snapshot", "arm", "input") for step in ("open", "write", "fsync", "replace")}
+    assert seen == atomic | {("log", "open"), ("log", "write"), ("heartbeat", "write")}
+    assert sum(s[0] == "log" for s in steps_of(search(), tmp_path/"again", monkeypatch)) > 20
+
+
+@pytest.mark.parametrize("how", ["ENOSPC", "EIO", "torn"])
+@pytest.mark.parametrize("kind", ["find", "transfer"])
+def test_every_write_fails_once(kind, how, whole, monkeypatch, tmp_path):
+    p, done = whole[kind].plan, outcome(whole[kind].path)
+    steps = steps_of(p, tmp_path, monkeypatch)
+    steps = [s for s in steps if how != "torn" or s[1] == "write"]
+    if how == "EIO":
+        steps = steps[::2]
+    fired = 0
+    for i, what in enumerate(steps):
+        folder, disk = tmp_path/f"f{i}"/"run", Disk(fails_at(what, how))
+        error = None
+        with monkeypatch.context() as m:
+            disk.install(m)
+            try:
+                run(p, folder, "cpu", show=False)
+            except OSError as e:
+                error = e
+        fired += disk.count.get(what[:2], 0) > what[2]
+        assert sound(folder), what
+        if what[0] in ("arm", "heartbeat"):  # without these it goes on
+            assert error is None and Run(folder).status == "done", what
+            if what[0] == "arm" and disk.count[what[:2]] > what[2]:
+                assert len(of("NotSaved", Run(folder).events)) == 1, what
+        else:
+            assert error is not None, what
+            if what[0] in ("ticket", "snapshot", "log") and what[:2] != ("log", "open") and not (kind == "transfer" and what[0] == "snapshot"):
+                failed = Run(folder)
+                assert failed.status == "failed" and of("RunFailed", failed.events)[-1].reason and "OSError" in of("RunFailed", failed.events)[-1].traceback, what
+        again = run(p, folder, "cpu", show=False)
+        assert again.status == "done" and same(outcome(folder), done) and not temporary(folder), what
+    assert fired >= 0.8*len(steps)
+
+
+def test_a_disk_that_stays_full_ends_the_run_and_a_place_made_takes_it_up(whole, monkeypatch, tmp_path):
+    n, done = len(steps_of(search(), tmp_path, monkeypatch)), outcome(whole["find"].path)
+    for i, at in enumerate(range(6, n - 6, n//6)):
+        folder, disk = tmp_path/f"full{i}"/"run", Disk()
+        disk.fails = lambda *_, disk=disk, at=at: "ENOSPC" if len(disk.seen) > at else None
+        with monkeypatch.context() as m, pytest.raises(OSError):
+            disk.install(m)
+            run(search(), folder, "cpu", show=False)
+        assert sound(folder) and Run(folder).status in ("interrupted", "planned"), at
+        assert run(search(), folder, "cpu", show=False).status == "done" and same(outcome(folder), done), at
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
+def test_a_word_to_a_worker_is_there_or_not(step, monkeypatch, tmp_path):
+    steer(tmp_path, "pause")
+    with monkeypatch.context() as m, pytest.raises(OSError):
+        Disk(fails_at(("control", step, 0), "torn" if step == "write" else "EIO")).install(m)
+        steer(tmp_path, "stop")
+    assert (tmp_path/"control").read_text() == "pause" and [p.name for p in tmp_path.iterdir()] == ["control"]
+
+
+# --- damaged files ---
+
+def refused(read, what):
+    "Whether reading is refused with one sentence; anything but a `LotteryError`, a hang, or much memory is a failure."
+    try:
+        with within(20):
+            read()
+    except LotteryError as e:
+        assert str(e) and "\n" not in str(e) and len(str(e)) < 1000, (what, str(e))
+        return True
+    except Exception as e:
+        raise AssertionError(f"{what}: {type(e).__name__} {str(e)[:200]}") from e
+    return False
+
+
+@pytest.fixture(scope="module")
+def one_file(whole, tmp_path_factory):
+    "A ticket with its snapshots in one file."
+    return whole["find"].tickets[-1].save(tmp_path_factory.mktemp("ticket")/"t.safetensors")
+
+
+def used(file):
+    "Everything that is done with a ticket that was read."
+    t = Ticket.load(file)
+    assert repr(t) and t.name and t.density and t.content and t.plain()
+    t.model()
+    for point in ("rewind", "init", "source-trained"):
+        t.start(point)
+    t.save(file.with_name("again.safetensors"))
+    return t
+
+
+def test_a_damaged_ticket_is_refused(one_file, tmp_path):
+    content, cases = Ticket.load(one_file).content, 0
+    with little_memory():
+        for what, damaged in broken_bytes(one_file.read_bytes(), random.Random(1), flips=40):
+            (tmp_path/"t").write_bytes(damaged)
+            assert refused(lambda: Ticket.load(tmp_path/"t"), what) or Ticket.load(tmp_path/"t").content == content, what
+            cases += 1
+    assert cases >= 60
+
+
+MUST = {  # what a reader cannot let through
+    "schema": (0, 3, 99, -1, "2", None, 10**30, float("inf"), float("nan")), "source": (3, None, []), "network": (None, "lenet-300-100", {"type": "Popen"}), "recipe": (None, 3, {"type": "Recipe", "lr": -1}),
+    "round": (-1, "../../x", 1.5, None), "seed": ("x", None, -1), "norm": (None, [], [[0.1], "x"], [[float("nan")], [1.0]], [[0.1, 0.1], [0.2, 0.2]]), "snapshots": ({}, [], None, {"init": {}}), "mask": ([], None, [["x", [3]]], {"a": 1}),
+    "domain": (1,), "plan": (None, {}), "version": ([],),
+}
+
+
+def test_a_ticket_of_wrong_values_with_a_right_checksum_is_refused(one_file, tmp_path):
+    tensors, record = read_tensors(one_file)
+    cases = [(f"{key}={value!r}", tensors, with_change(record, (key,), value)) for key, values in MUST.items() for value in values]
+    cases += [(f"no {key}", tensors, with_change(record, (key,), ...)) for key in MUST if key != "schema"]
+    for point in ("init", "rewind", "source-trained"):
+        cases += [(f"{point}.{k}={v!r}", tensors, with_change(record, ("snapshots", point, k), v)) for k in ("step", "updates") for v in (-1, 1.5, "x", None, float("inf"), float("nan"))]
+        cases += [(f"{point} stored {v!r}", tensors, with_change(record, ("snapshots", point, "stored"), v)) for v in ("../../x", "/etc/passwd", "..", "", "a\0b", "a/b", "x"*300)]
+    weights = [n for n in tensors if n.startswith("snapshot/")]
+    for n in (*weights, *(n for n in tensors if n.startswith("mask/"))):
+        cases += [(f"{n} {way}", {**tensors, n: change(tensors[n])}, record) for way, change in {
+            "int": lambda t: t.to(torch.int32) + 1, "complex": lambda t: t.to(torch.complex64), "cut": lambda t: t.flatten()[:-1].clone(), "more axes": lambda t: t.unsqueeze(0), "empty": lambda t: t[:0].clone(),
+            "NaN": lambda t: torch.full(t.shape, torch.nan)}.items()]
+        if "optimizer" not in n:  # a frozen weight has none
+            cases.append((f"no {n}", {k: t for k, t in tensors.items() if k != n}, record))
+    with little_memory():
+        for what, t, r in cases:
+            write_tensors(tmp_path/"t.safetensors", t, r)
+            assert refused(lambda: Ticket.load(tmp_path/"t.safetensors"), what), what
+    assert len(cases) >= 100
+
+
+def test_a_damaged_stored_snapshot_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole["find"].path, tmp_path/"run")
+    ticket = sorted((folder/"tickets").iterdir())[-1]
+    content, cases = Ticket.load(ticket).content, 0
+    for i, file in enumerate(sorted((folder/"snapshots").iterdir())):
+        good = file.read_bytes()
+        for what, damaged in broken_bytes(good, random.Random(i), flips=6):
+            file.write_bytes(damaged)
+            assert refused(lambda: Ticket.load(ticket), what) or Ticket.load(ticket).content == content, what
+            cases += 1
+        tensors, record = read_tensors(shutil.copy(next(f for f in sorted(whole["find"].path.joinpath("snapshots").iterdir()) if f.name != file.name), tmp_path/"other"))
+        write_tensors(file, tensors, record)  # whole, and another's
+        assert not refused(lambda: read_tensors(file), "another") and refused(lambda: Ticket.load(ticket), "another snapshot"), file
+        file.unlink()
+        assert refused(lambda: Ticket.load(ticket), "no snapshot")
+        file.write_bytes(good)
+    assert cases >= 60 and Ticket.load(ticket).content == content
+
+
+def test_a_damaged_arm_is_not_taken_and_trained_again(whole, tmp_path):
+    folder = shutil.copytree(whole["find"].path, tmp_path/"a"/"run")
+    file, draw = sorted((folder/"arms").iterdir())[0], random.Random(3)
+    good, arms, cases = file.read_bytes(), Arms(folder/"arms"), 0
+    tensors, record = read_tensors(file)
+    with little_memory():
+        for what, damaged in broken_bytes(good, draw):
+            file.write_bytes(damaged)
+            assert refused(lambda: read_arm(file), what) and arms.recall(file.stem) is None, what
+            cases += 1
+        for _ in range(60):
+            what, t, r = tampered(tensors, record, draw)
+            try:
+                write_tensors(file, t, r)
+            except (TypeError, ValueError):
+                continue  # JSON or safetensors cannot hold it
+            refused(lambda: read_arm(file), what)
+            refused(lambda: arms.recall(file.stem), what)
+            cases += 1
+    assert cases >= 75
+    shutil.copy(sorted((folder/"arms").iterdir())[1], file)  # whole, and another's
+    assert refused(lambda: read_arm(file), "renamed") and arms.recall(file.stem) is None
+    lines = (folder/"events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder/"events.jsonl").write_bytes(b"".join(lines[:4]))
+    assert run(search(), folder, "cpu", show=False).status == "done" and same(outcome(folder), outcome(whole["find"].path))
+    assert len(of("ArmTaken", Run(folder).events)) == Run(folder).info["arms"] - 1 and not refused(lambda: read_arm(file), "new")
+
+
+def test_a_damaged_plan_is_refused_or_another_plan(whole, tmp_path):
+    cases = 0
+    for kind in whole:
+        folder = shutil.copytree(whole[kind].path, tmp_path/kind)
+        file, draw = folder/"plan.json", random.Random(4)
+        good, text = file.read_bytes(), json.loads(file.read_bytes())
+        damages = [*broken_bytes(good, draw, 20)] + [(f"{where} = {new!r}", json.dumps(with_change(text, where, new)).encode())
+                                                     for where in places(text) for new in draw.sample((*breaking.NASTY, ...), 4) if where or new is not ...]
+        with little_memory():
+            for what, damaged in damages:
+                file.write_bytes(damaged)
+                if not refused(partial(read_plan, folder), what):
+                    assert type(read_plan(folder)) in runs.PLANS, what
+                refused(partial(Run, folder), what)
+                assert glance(folder)["run"] == kind
+            with open(file, "wb") as f:
+                f.truncate(10 << 30)
+            assert refused(partial(read_plan, folder), "10 GB") and glance(folder)["kind"] == "unreadable"
+        file.unlink()
+        cases += len(damages)
+    assert cases >= 150
+
+
+def test_a_run_goes_on_with_the_plan_that_it_began_with_and_no_other(whole, tmp_path):
+    folder = shutil.copytree(whole["find"].path, tmp_path/"run")
+    lines = (folder/"events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder/"events.jsonl").write_bytes(b"".join(lines[:9]))
+    good = (folder/"plan.json").read_text()
+    (folder/"plan.json").write_text(good.replace("0.4", "0.5"))  # a bit flipped, and still a plan
+    assert read_plan(folder).schedule == geometric(0.5, 2)
+    with pytest.raises(LotteryError, match="not the plan that this run began with"):
+        work(folder, "cpu")
+    assert Run(folder).status == "failed" and not of("ArmDone", Run(folder).events[9:])
+    (folder/"plan.json").write_text(good)
+    assert worker(folder) == 0 and same(outcome(folder), outcome(whole["find"].path))
+
+
+def test_names_in_a_plan_stay_in_its_folder(whole, tmp_path):
+    folder = shutil.copytree(whole["transfer"].path, tmp_path/"run")
+    shutil.copy(next((folder/"inputs").iterdir()), tmp_path/"x.safetensors")
+    plan_text = (folder/"plan.json").read_text()
+    content = whole["find"].tickets[-1].content
+    for name in ("../../x", "../x", str(tmp_path/"x"), "a/../../x", "C:x", "a\\b"):
+        (folder/"plan.json").write_text(plan_text.replace(content, json.dumps(name)[1:-1]))
+        with pytest.raises(LotteryError, match="plain name"):
+            read_plan(folder)
+    other = whole["find"].tickets[0].save(folder/"inputs"/f"{content}.safetensors")
+    (folder/"plan.json").write_text(plan_text)
+    with pytest.raises(LotteryError, match="other content"):
+        read_plan(folder)
+    assert other.exists()
+
+
+def read_log(folder):
+    "All that is ever made of a log."
+    found = Run(folder)
+    found.events, found.frame, found.layers, found.status, found.info, repr(found), glance(folder)
+    refused(lambda: found.tickets, "tickets")  # a name from a log may lead nowhere
+    runs.Writer(folder, Arms(folder/"arms")).log.close()
+
+
+def damaged_lines(log, draw):
+    "(what was done, the log) with one line changed by someone who knows JSON."
+    lines = log.splitlines()
+    i = draw.randrange(len(lines))
+    record_ = json.loads(lines[i])
+    where, new = draw.choice([p for p in places(record_) if p]), draw.choice((*breaking.NASTY, ..., 10**400))
+    text = json.dumps(with_change(record_, where, new if new != 10**400 else "BIG"), separators=(",", ":")).replace('"BIG"', "1" + "0"*400)
+    return f"line {i}, {where} = {str(new)[:40]!r}", b"\n".join([*lines[:i], text.encode(), *lines[i + 1:]]) + b"\n"
+
+
+def test_a_damaged_log_costs_lines_and_is_made_whole(whole, tmp_path):
+    folder, draw = shutil.copytree(whole["find"].path, tmp_path/"a"/"run"), random.Random(5)
+    file = folder/"events.jsonl"
+    good = file.read_bytes()
+    damages = [*broken_bytes(good, draw, 30)] + [damaged_lines(good, draw) for _ in range(150)]
+    with little_memory():
+        for i, (what, damaged) in enumerate(damages):
+            file.write_bytes(damaged)
+            assert not refused(lambda: read_log(folder), what), what
+            if i % 12 == 0 and "bit" not in what and "line" not in what:
+                again = run(search(), folder, "cpu", show=False)
+                assert again.status == "done" and same(outcome(folder), outcome(whole["find"].path)), what
+    with little_memory(1 << 28), open(file, "wb") as f:
+        f.truncate(600 << 20)  # one line without an end
+        assert not refused(lambda: Run(folder).status, "600 MB")
+    assert len(damages) >= 180
+    file.unlink()
+    file.mkdir()
+    assert not refused(lambda: Run(folder).status, "a folder")
+
+
+def test_a_damaged_saved_domain_is_refused(tmp_path):
+    p = plan(source=tiny.noise_domain(), recipe=Recipe(epochs=1, batch_size=9))
+    write_plan(p, tmp_path)
+    file, = (tmp_path/"inputs").iterdir()
+    good, draw, cases = file.read_bytes(), random.Random(6), 0
+    with little_memory():
+        for what, damaged in broken_bytes(good, draw, 30):
+            file.write_bytes(damaged)
+            assert refused(lambda: read_plan(tmp_path), what) or read_plan(tmp_path).hash == p.hash, what
+            refused(lambda: load_domain(file), what)
+            cases += 1
+        tensors = safetensors.torch.load(good)
+        about = json.loads(json.loads(good[8:8 + int.from_bytes(good[:8], "little")])["__metadata__"]["lottery_nb.domain"])
+        for _ in range(80):
+            what, t, r = tampered(tensors, about, draw)
+            raw_file(file, t, {"lottery_nb.domain": json.dumps(r)})
+            assert refused(lambda: read_plan(tmp_path), what) or read_plan(tmp_path).source.fingerprint == p.source.fingerprint, what
+            cases += 1
+    assert cases >= 110
+
+
+WORDS = (b"", b"go", b"stopp", b"STOP", b"pause now", b"\xff\xfe", b"\0"*100, b"../../x", b"["*100_000, b"\n\n", b"stop"*10_000)
+
+
+@pytest.mark.parametrize("word", range(len(WORDS) + 2))
+def test_a_damaged_word_to_a_worker_is_no_word(word, tmp_path):
+    folder = tmp_path/"run"
+    for i, _ in enumerate(record(plan(schedule=geometric(0.4, 1)), folder, "cpu")):
+        if i == 2 and word < len(WORDS):
+            (folder/"control").write_bytes(WORDS[word])
+        elif i == 2 and word == len(WORDS):
+            (folder/"control").mkdir()
+        elif i == 2:
+            with little_memory(), open(folder/"control", "wb") as f:
+                f.truncate(10 << 30)
+                assert not refused(lambda: runs._command(folder), "10 GB")
+    assert Run(folder).status == "done"
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"-1", b"\xff", b"9"*100_000, None])
+@pytest.mark.parametrize("age", [-1e6, 0, 1e6, 1.5e9])
+def test_a_damaged_heartbeat_tells_no_lie_about_a_run_that_is_done(content, age, whole, tmp_path):
+    folder = shutil.copytree(whole["find"].path, tmp_path/"a"/"run")
+    if content is None:
+        (folder/"heartbeat").mkdir()
+    else:
+        (folder/"heartbeat").write_bytes(content)
+    os.utime(folder/"heartbeat", (time.time() - age,)*2)
+    assert Run(folder).status == "done" == glance(folder)["status"]
+    lines = (folder/"events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder/"events.jsonl").write_bytes(b"".join(lines[:-2]))
+    assert Run(folder).status == ("interrupted" if age > 10 else "running")
+    assert run(search(), folder, "cpu", show=False).status == "done" and same(outcome(folder), outcome(whole["find"].path))
+
+
+# --- fuzzing, for as long as one likes ---
+
+def noised(content, draw):
+    "Bytes with some of them changed, taken out, doubled or moved."
+    out = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        at, n = draw.randrange(len(out) + 1), draw.choice((1, 1, 4, 40, 400))
+        way = draw.randrange(5)
+        if way == 0:
+            out[at:at + n] = draw.randbytes(len(out[at:at + n]))
+        elif way == 1:
+            del out[at:at + n]
+        elif way == 2:
+            out[at:at] = out[at:at + n]
+        elif way == 3:
+            out[at:at] = draw.choice((b"{", b"[", b'"', b"\\", b"null", b"1e999", b"-", b"\n", b"\0", b"\xff", b"NaN", b'{"type":', b"9"*5000))
+        elif at < len(out):
+            out[at] ^= 1 << draw.randrange(8)
+    return bytes(out)
+
+
+def fuzz(seconds, case, least):
+    "Runs cases with the numbers 0, 1, … until the time is over: a case depends on its number alone, so that a failure repeats."
+    end, n = time.monotonic() + seconds, 0
+    with little_memory():
+        while time.monotonic() < end or n < least:
+            case(random.Random(n))
+            n += 1
+    return n
+
+
+def test_fuzz_the_ticket_reader(one_file, tmp_path):
+    good, (tensors, record_), content = one_file.read_bytes(), read_tensors(one_file), Ticket.load(one_file).content
+
+    def case(draw):
+        path = tmp_path/"t.safetensors"
+        if draw.random() < 0.4:
+            path.write_bytes(noised(good, draw))
+            assert refused(lambda: Ticket.load(path), "noise") or Ticket.load(path).content == content
+            return
+        what, t, r = tampered(tensors, record_, draw)
+        if draw.random() < 0.3:
+            what, t, r = tampered(t, r, draw) if t and isinstance(r, dict) and len(r) > 1 else (what, t, r)
+        write_tensors(path, t, r)
+        if not refused(lambda: Ticket.load(path), what):
+            used(path)
+
+    assert fuzz(FUZZ, case, least=50) >= 50
+
+
+def test_fuzz_the_log_reader(whole, tmp_path):
+    folder = shutil.copytree(whole["find"].path, tmp_path/"run")
+    file = folder/"events.jsonl"
+    good = file.read_bytes()
+
+    def case(draw):
+        what, content = damaged_lines(good, draw) if draw.random() < 0.6 else ("noise", noised(good, draw))
+        file.write_bytes(content)
+        assert not refused(lambda: read_log(folder), what)
+
+    assert fuzz(FUZZ, case, least=50) >= 50
+
+
+# --- two workers, steering, errors of a worker ---
+
+def test_one_worker_at_a_time_that_obeys_and_is_found_dead(tmp_path):
+    "In one test, because a process of its own takes seconds to start."
+    endless = plan(recipe=Recipe(lr=0.01, epochs=100_000, batch_size=32))
+    found = start(endless, tmp_path/"run", "cpu")
+    assert found.status == "running"
+    for second in (lambda: work(tmp_path/"run", "cpu"), lambda: run(endless, tmp_path/"run", "cpu", show=False), lambda: resume(tmp_path/"run", "cpu"), lambda: start(endless, tmp_path/"run", "cpu")):
+        with pytest.raises(LotteryError, match="another process works on"):
+            second()
+    assert not of("RunFailed", found.events)
+    pause(tmp_path/"run")
+    until(lambda: found.status == "paused")
+    told = len(found.events)
+    assert glance(tmp_path/"run")["status"] == "paused"
+    time.sleep(0.3)
+    assert len(found.events) == told
+    assert resume(tmp_path/"run").path == found.path
+    until(lambda: found.status == "running" and len(found.events) > told + 3)
+    assert stop(tmp_path/"run").status == "stopped"
+    with pytest.raises(LotteryError, match="it is stopped"):
+        pause(tmp_path/"run")
+    assert resume(tmp_path/"run", "cpu").status == "running"  # at once: the one that was stopped has let go
+    pause(tmp_path/"run")
+    until(lambda: found.status == "paused")
+    assert stop(tmp_path/"run").status == "stopped"  # a paused one hears it too
+    assert resume(tmp_path/"run", "cpu").status == "running"
+    os.kill(int((tmp_path/"run"/"heartbeat").read_text()), signal.SIGKILL)
+    os.utime(tmp_path/"run"/"heartbeat", (0, 0))
+    assert found.status == "interrupted"
+    for steering in (pause, stop):
+        with pytest.raises(LotteryError, match="it is interrupted"):
+            steering(tmp_path/"run")
+    with FileLock(tmp_path/"run"/"lock", timeout=5):
+        pass
+
+
+def test_a_dead_worker_is_taken_over_by_a_process_of_its_own(whole, tmp_path):
+    folder = tmp_path/"run"
+    assert worker(folder, whole["find"].path, dies_at=40) == -signal.SIGKILL
+    os.utime(folder/"heartbeat", (0, 0))
+    assert Run(folder).status == "interrupted" == glance(folder)["status"]
+    found = resume(folder, "cpu")
+    until(lambda: found.status == "done")
+    assert same(outcome(folder), outcome(whole["find"].path)) and (folder/"worker.log").read_text() == ""
+    until(lambda: not (folder/"heartbeat").exists())
+
+
+@pytest.mark.parametrize("network, says", [("breaks_in_training", "no third batch"), ("breaks_when_made", "no network today")])
+def test_an_exception_of_a_worker_is_in_the_log_with_its_traceback(network, says, tmp_path):
+    p = plan(network=f"breaking:{network}", width=1.0)
+    write_plan(p, tmp_path/"run")
+    for times in (1, 2):
+        assert worker(tmp_path/"run") == 1
+        failed = of("RunFailed", Run(tmp_path/"run").events)
+        assert says in failed[-1].reason and f"in {network if network == 'breaks_when_made' else 'forward'}" in failed[-1].traceback and "ZeroDivisionError" in failed[-1].traceback
+        assert Run(tmp_path/"run").status == "failed" == glance(tmp_path/"run")["status"] and len(failed) <= times
+    (tmp_path/"run"/"plan.json").write_text("{}")
+    assert worker(tmp_path/"run") == 1
+    assert "record" in of("RunFailed", Run(tmp_path/"run").events)[-1].reason
+
+
+# --- arms taken from other runs ---
+
+@pytest.fixture
+def every_state(monkeypatch):
+    "States are written at every epoch, however long it takes."
+    monkeypatch.setattr(runs.Writer, "next_state", property(lambda self: 0.0, lambda self, _: None), raising=False)
+
+
+def test_an_arm_is_taken_from_another_run_that_was_itself_taken_up(every_state, tmp_path):
+    few, more = search(recipe=Recipe(lr=0.05, epochs=4, batch_size=32)), search(recipe=Recipe(lr=0.05, epochs=4, batch_size=32), seeds=2)
+    stream = record(few, tmp_path/"home"/"few", "cpu")
+    for e in stream:
+        if isinstance(e, EpochDone) and e.epoch == 3:
+            break
+    stream.close()  # in the middle of an arm
+    first = run(few, tmp_path/"home"/"few", "cpu", show=False)
+    assert not of("ArmTaken", first.events) and len(of("EpochDone", first.events, arm="r00/dense/s0")) == 4
+    second = run(more, tmp_path/"home"/"more", "cpu", show=False)
+    taken = of("ArmTaken", second.events)
+    assert {e.arm for e in taken} == set(first.frame.arm) and len(taken) == first.info["arms"] == second.info["arms"]/2
+    alone = run(more, tmp_path/"apart"/"more", "cpu", show=False)
+    assert not of("ArmTaken", alone.events) and same(outcome(second.path), outcome(alone.path))
+    shutil.rmtree(first.path)
+    assert same(outcome(second.path), outcome(alone.path)) and [t.content for t in second.tickets] == [t.content for t in alone.tickets]
+
+
+def test_a_state_of_another_run_is_not_taken(every_state, tmp_path):
+    stream = record(search(), tmp_path/"half", "cpu")
+    for e in stream:
+        if isinstance(e, EpochDone) and e.arm == "r01/ticket/s0":
+            next(stream), next(stream)
+            break
+    stream.close()
+    assert [p for p in (tmp_path/"half"/"arms").iterdir() if read_arm(p).now is not None]
+    second = run(search(seeds=2), tmp_path/"second", "cpu", show=False)
+    assert {e.arm for e in of("ArmTaken", second.events)} == {"r00/dense/s0"}
+
+
+@pytest.mark.parametrize("change", ["engine", "torch", "threads", "recipe", "seed", "epochs"])
+def test_an_arm_that_was_trained_otherwise_is_not_taken(change, tmp_path, monkeypatch):
+    p = plan(network="tiny:normed", width=1.0, schedule=geometric(0.4, 1), recipe=Recipe(lr=0.05, epochs=1, batch_size=64))
+    run(p, tmp_path/"first", "cpu", show=False)
+    threads = torch.get_num_threads()
+    other = {"recipe": replace(p, recipe=replace(p.recipe, lr=0.04)), "seed": replace(p, seeds=(1,)), "epochs": replace(p, recipe=replace(p.recipe, epochs=2))}.get(change, replace(p, floor=0.01))
+    if change == "engine":
+        monkeypatch.setattr(training, "ENGINE", training.ENGINE + 1)
+    if change == "torch":
+        monkeypatch.setattr(torch, "__version__", "99.0")
+    try:
+        torch.set_num_threads(threads + (change == "threads"))
+        second = run(other, tmp_path/"second", "cpu", show=False)
+    finally:
+        torch.set_num_threads(threads)
+    assert second.status == "done" and not of("ArmTaken", second.events)
+    monkeypatch.undo()
+    third = run(replace(p, floor=0.02), tmp_path/"third", "cpu", show=False)
+    assert len(of("ArmTaken", third.events)) == 2  # as it was in the first
+
+
+# --- the engine's version ---
+
+def wave(shape, phase): return (torch.arange(math.prod(shape), dtype=torch.float64)*0.7 + phase).sin().view(shape)*0.3
+
+
+def golden_arm(network="lenet-300-100", width=0.05, sparse=True, **recipe):
+    "An arm in double precision with weights that no generator drew."
+    if network == "tiny:normed":
+        width = 1.0
+    arm = some_arm(network=Network(network, (1, 8, 8), 5, width), recipe=Recipe(**{"epochs": 3, "batch_size": 48, "lr": 0.05, "precision": "fp64", **recipe}))
+    weights = {n: wave(w.shape, i).float() for i, (n, w) in enumerate(sorted(arm.start.weights.items()))}
+    mask = some_mask(arm.network)
+    mask = type(mask)({n: wave(b.shape, 2) > 0.05 for n, b in mask.items()}) if sparse else None
+    return replace(arm, start=Snapshot(weights, arm.start.buffers), mask=mask)
+
+
+ARMS = {
+    "sgd": dict(momentum=0.9, nesterov=True, weight_decay=1e-3, schedule="one-cycle", augment=("crop", "flip")), "plain": dict(momentum=0.0, schedule="step", drops=((0.5, 0.1),), sparse=False, keep="last"),
+    "adam": dict(optimizer="adam", lr=0.01, schedule="cosine", warmup=0.1), "adamw": dict(optimizer="adamw", lr=0.01, weight_decay=0.1, schedule="constant", keep="best loss"),
+    "batch norm": dict(network="tiny:normed", schedule="cosine"),
+}
+GOLDEN = {1: {
+    "sgd": [-18.34129963674166, -9.809117601766467, 7.741521919209303, 1.5997926712036132], "plain": [-43.79328519772886, -19.17484042761771, 23.072864202337918, 1.5089045524597169],
+    "adam": [-18.310755660176493, -9.623398217694238, 7.911667165561408, 1.562383270263672], "adamw": [-18.053223649253255, -9.279511143656247, 8.025741112760116, 1.451573371887207],
+    "batch norm": [20.556283335360483, -3.075143039403217, -23.879297085488318, 1.5746623992919921],
+}}  # engine -> arm -> three sums over the weights, the running statistics and the loss of validation
+
+
+def golden_values(name):
+    (result,), _ = trained(golden_arm(**ARMS[name]))
+    named = {**result.last.weights, **result.last.buffers}
+    vector = torch.cat([named[n].double().flatten() for n in sorted(named)])
+    return [float(vector @ wave(vector.shape, phase)) for phase in (0.0, 1.0, 2.0)] + [result.metrics["validation"]["loss"]]
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_an_engine_that_computes_something_else_has_another_number(name):
+    "Where this fails: raise ENGINE in training, so that no arm of the old engine is taken for one of the new, and store the new values under that number."
+    assert training.ENGINE in GOLDEN, "store the values of the new engine in GOLDEN"
+    *sums, loss = golden_values(name)
+    *want, want_loss = GOLDEN[training.ENGINE][name]
+    assert sums == pytest.approx(want, rel=1e-12, abs=1e-12) and loss == pytest.approx(want_loss, rel=1e-6)
+
+
+# --- files of other times and other data ---
+
+def test_a_ticket_that_was_read_does_not_change_with_its_file(one_file, tmp_path):
+    file = tmp_path/"t.safetensors"
+    file.write_bytes(one_file.read_bytes())
+    t = Ticket.load(file)
+    with open(file, "r+b") as f:  # in place, as a copy or a download over it would
+        f.write(bytes(file.stat().st_size))
+    again = Ticket.load(one_file)
+    assert t.content == again.content and all(tiny.same(t.start(p).tensors(), again.start(p).tensors()) for p in ("rewind", "init", "source-trained")) and t.mask == again.mask
+
+
+def test_a_ticket_of_schema_1_is_read(one_file, tmp_path):
+    "It had no checksum: the record stood in the metadata by itself."
+    tensors, record_ = read_tensors(one_file)
+    old = raw_file(tmp_path/"old.safetensors", tensors, {"lottery": json.dumps({**record_, "schema": 1})})
+    assert Ticket.load(old).content == Ticket.load(one_file).content
+    raw_file(old, tensors, {"lottery": json.dumps({**record_, "schema": 2})})
+    assert refused(lambda: Ticket.load(old), "a file of today without a checksum")
+
+
+def test_own_data_in_a_plan_are_taken_up_by_another_process(tmp_path):
+    p = plan(source=tiny.noise_domain("mine"), recipe=Recipe(epochs=2, batch_size=9))
+    done = run(p, tmp_path/"a"/"run", "cpu", show=False)
+    stream = record(p, tmp_path/"b"/"run", "cpu")
+    for e in stream:
+        if isinstance(e, EpochDone) and e.arm == "r01/ticket/s0":
+            break
+    stream.close()
+    assert Run(tmp_path/"b"/"run").status == "stopped" and worker(tmp_path/"b"/"run") == 0
+    assert same(outcome(tmp_path/"b"/"run"), outcome(done.path)) and Run(tmp_path/"b"/"run").plan.hash == p.hash
+
+
+def test_what_a_run_leaves_on_disk(whole):
+    "A bit for a weight of a mask, each snapshot once, a result for each arm, no state of an arm that is done, no word, lock or heart of a process."
+    found = whole["find"]
+    arms = [read_arm(p) for p in (found.path/"arms").iterdir()]
+    assert len(arms) == found.info["arms"] and all(a.now is None and a.metrics["test"] for a in arms)
+    assert sorted(p.name for p in found.path.iterdir()) == ["arms", "events.jsonl", "lock", "plan.json", "snapshots", "tickets"]
+    assert len(list((found.path/"snapshots").iterdir())) == 3  # the start, the rewind point and the trained one, for two tickets
+    for t, file in zip(found.tickets, sorted((found.path/"tickets").iterdir()), strict=True):
+        tensors, _ = read_tensors(file)
+        assert sum(x.numel() for x in tensors.values()) <= t.mask.size/8 + len(t.mask) and {x.dtype for x in tensors.values()} == {torch.uint8}
+    text = b"".join(p.read_bytes() for p in (found.path/"tickets").iterdir())
+    for private in (os.uname().nodename, str(found.path), str(Path.home())):
+        assert private.encode() not in text
