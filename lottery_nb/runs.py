@@ -207,7 +207,7 @@ def _info(run: Run) -> dict[str, Any]:
                 date=datetime.fromtimestamp(run._times[0], UTC).strftime("%Y-%m-%d"), seconds=done.seconds if done else None,
                 arms=sum(isinstance(e, ArmDone) for e in run.events), failed=[e.reason for e in run.events if isinstance(e, ArmFailed)])
 
-# %% ../nbs/09_runs.ipynb #54295f32
+# %% ../nbs/09_runs.ipynb #3030cce5
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {FindPlan: find_tickets, TransferPlan: transfer}
 "What runs each kind of plan."
 
@@ -245,8 +245,8 @@ def read_plan(
         raise LotteryError(f"{file.name} in {file.parent} has other content than its name says: it is damaged, use a fresh copy")
     try: plan = from_plain(json.loads(plan_text(folder), object_hook=resolve))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as e:
-        if isinstance(e, LotteryError): raise
-        raise LotteryError(f"{path} cannot be read as a plan: {' '.join(str(e).split())[:80]}") from None
+        says = " ".join(str(e).split())
+        raise LotteryError(says[:400] if isinstance(e, LotteryError) else f"{path} cannot be read as a plan: {says[:80]}") from None
     if type(plan) in PLANS: return plan
     raise LotteryError(f"{path} holds {type(plan).__name__}: a plan is one of {', '.join(p.__name__ for p in PLANS)}")
 

@@ -105,7 +105,7 @@ def _keep(snapshot: Snapshot, store: str | Path) -> str:
     if not file.exists(): write_tensors(file, {f"snapshot/{n}": t for n, t in snapshot.tensors().items()}, {})
     return snapshot.fingerprint
 
-# %% ../nbs/07_tickets.ipynb #e6574126
+# %% ../nbs/07_tickets.ipynb #f90d99de
 def _stored(path: str | Path, point: Mapping[str, Any]) -> Snapshot:
     "A snapshot from the store of the run that the ticket's file lies in."
     file = safe_child(Path(path).parent.parent/"snapshots", f"{point['stored']}.safetensors")
@@ -142,7 +142,7 @@ def _load(path: str | Path) -> Ticket:
             mask.apply(snapshot.weights)
             if isinstance(ticket.network.name, str): check_fit(ticket.network.skeleton(), snapshot)
         return ticket
-    except LotteryError as e: raise LotteryError(f"{name}: {str(e)[:400]}") from None
+    except LotteryError as e: raise LotteryError(f"{name}: {' '.join(str(e).split())[:400]}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
         raise LotteryError(f"{name} is not a ticket of this package: {type(e).__name__} {' '.join(str(e).split())[:80]}") from None
 
