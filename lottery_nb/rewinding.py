@@ -104,7 +104,7 @@ def write_tensors(
     whole = json.dumps({"check": _check(tensors, text), "record": text}, sort_keys=True, separators=(",", ":"))
     return write_atomic(path, safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, {"lottery": whole}))
 
-# %% ../nbs/05_rewinding.ipynb #5141a06f
+# %% ../nbs/05_rewinding.ipynb #191d6065
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, the limit of the format's own library
 
 def _opened(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -132,7 +132,7 @@ def read_tensors(
         for schema in range(record["schema"], SCHEMA): record = MIGRATIONS[schema](record)
         return tensors, record
     except FileNotFoundError: raise LotteryError(f"there is no file {path.name} in {path.parent}: check the path") from None
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
+    except (OSError, safetensors.SafetensorError, LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         if isinstance(e, LotteryError): raise
         raise LotteryError(f"{path.name} cannot be read: {(str(e).splitlines() or [type(e).__name__])[0][:120]}; it may be damaged, use a fresh copy") from None
 

@@ -207,7 +207,7 @@ def _info(run: Run) -> dict[str, Any]:
                 date=datetime.fromtimestamp(run._times[0], UTC).strftime("%Y-%m-%d"), seconds=done.seconds if done else None,
                 arms=sum(isinstance(e, ArmDone) for e in run.events), failed=[e.reason for e in run.events if isinstance(e, ArmFailed)])
 
-# %% ../nbs/09_runs.ipynb #3030cce5
+# %% ../nbs/09_runs.ipynb #c5f6d82a
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {FindPlan: find_tickets, TransferPlan: transfer}
 "What runs each kind of plan."
 
@@ -244,7 +244,7 @@ def read_plan(
         if record["content"] == (found.content if isinstance(found, Ticket) else found.fingerprint): return found
         raise LotteryError(f"{file.name} in {file.parent} has other content than its name says: it is damaged, use a fresh copy")
     try: plan = from_plain(json.loads(plan_text(folder), object_hook=resolve))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as e:
+    except (OSError, LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         says = " ".join(str(e).split())
         raise LotteryError(says[:400] if isinstance(e, LotteryError) else f"{path} cannot be read as a plan: {says[:80]}") from None
     if type(plan) in PLANS: return plan
@@ -302,7 +302,7 @@ class Arms:
                 return saved
         return None
 
-# %% ../nbs/09_runs.ipynb #612e7eb5
+# %% ../nbs/09_runs.ipynb #29e03ca7
 def read_arm(
     path: Path,  # a file that `Arms.save` wrote
 ) -> Saved:
@@ -316,7 +316,7 @@ def read_arm(
         numbers["validation"] = dict(numbers["validation"])
         return Saved(Record(kept=snapshots.get("kept"), captured=captured, **numbers), snapshots.get("now"), record["metrics"], tuple(event_from(t) for t in record["told"]))
     except LotteryError: raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise LotteryError(f"{path.name} is not an arm of a run: {' '.join(str(e).split())[:80]}") from None
 
 # %% ../nbs/09_runs.ipynb #31ce2377

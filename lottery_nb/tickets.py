@@ -105,7 +105,7 @@ def _keep(snapshot: Snapshot, store: str | Path) -> str:
     if not file.exists(): write_tensors(file, {f"snapshot/{n}": t for n, t in snapshot.tensors().items()}, {})
     return snapshot.fingerprint
 
-# %% ../nbs/07_tickets.ipynb #f90d99de
+# %% ../nbs/07_tickets.ipynb #9e85b885
 def _stored(path: str | Path, point: Mapping[str, Any]) -> Snapshot:
     "A snapshot from the store of the run that the ticket's file lies in."
     file = safe_child(Path(path).parent.parent/"snapshots", f"{point['stored']}.safetensors")
@@ -138,12 +138,13 @@ def _load(path: str | Path) -> Ticket:
         snapshots = {key: _stored(path, point) if "stored" in point else snapshot_from(tensors, f"snapshot/{key}/", point)
                      for key, point in record["snapshots"].items()}
         ticket = Ticket(mask=mask, snapshots=snapshots, **{n: from_plain(record[n]) for n in PLAIN})
+        if not isinstance(ticket.network.name, (str, Reference)): raise LotteryError("its network has no name: the file is damaged, use a fresh copy")
         for snapshot in snapshots.values():
             mask.apply(snapshot.weights)
             if isinstance(ticket.network.name, str): check_fit(ticket.network.skeleton(), snapshot)
         return ticket
     except LotteryError as e: raise LotteryError(f"{name}: {' '.join(str(e).split())[:400]}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise LotteryError(f"{name} is not a ticket of this package: {type(e).__name__} {' '.join(str(e).split())[:80]}") from None
 
 # %% ../nbs/07_tickets.ipynb #3ff59703
