@@ -207,7 +207,7 @@ def _info(run: Run) -> dict[str, Any]:
                 date=datetime.fromtimestamp(run._times[0], UTC).strftime("%Y-%m-%d"), seconds=done.seconds if done else None,
                 arms=sum(isinstance(e, ArmDone) for e in run.events), failed=[e.reason for e in run.events if isinstance(e, ArmFailed)])
 
-# %% ../nbs/09_runs.ipynb #c5f6d82a
+# %% ../nbs/09_runs.ipynb #04c794a8
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {FindPlan: find_tickets, TransferPlan: transfer}
 "What runs each kind of plan."
 
@@ -222,6 +222,7 @@ def write_plan(
         if isinstance(d, Domain) and not d.portable: save_domain(replace(d, like=None, target=None), folder/"inputs"/f"{d.fingerprint}.safetensors")
     write_atomic(folder/"plan.json", json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
 
+# %% ../nbs/09_runs.ipynb #f46b4a09
 MAX_PLAN = 1 << 24  # bytes of a plan.json
 
 def plan_text(
@@ -319,7 +320,7 @@ def read_arm(
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise LotteryError(f"{path.name} is not an arm of a run: {' '.join(str(e).split())[:80]}") from None
 
-# %% ../nbs/09_runs.ipynb #31ce2377
+# %% ../nbs/09_runs.ipynb #49109fbf
 COMMANDS = ("pause", "stop")
 
 def steer(
@@ -335,6 +336,7 @@ def _command(folder: Path) -> str:
         with open(folder/"control", "rb") as f: return f.read(80).decode().strip()
     except (OSError, ValueError): return ""
 
+# %% ../nbs/09_runs.ipynb #898613dd
 def _sweep(folder: Path) -> None:
     "Remove the temporary files that a killed process left where only the holder of the lock writes."
     for part in ("arms", "tickets", "snapshots"):
@@ -365,12 +367,13 @@ def working(
         with suppress(OSError): heart.unlink(missing_ok=True)
         lock.release()
 
-# %% ../nbs/09_runs.ipynb #323d2a88
+# %% ../nbs/09_runs.ipynb #3974a14d
 def _key(e: Event) -> tuple | None:
     "What makes an event the same event in a run that was taken up again; None for those that tell of a process."
     if isinstance(e, (RunStarted, RunPaused, RunResumed, RunStopped, RunDone, RunFailed, NotSaved)): return None
     return (type(e).__name__, getattr(e, "arm", getattr(e, "ticket", getattr(e, "round", None))), getattr(e, "epoch", None))
 
+# %% ../nbs/09_runs.ipynb #2de288e8
 class Writer:
     "Writes a run's events, tickets, states and results."
     def __init__(self,

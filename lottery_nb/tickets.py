@@ -105,7 +105,7 @@ def _keep(snapshot: Snapshot, store: str | Path) -> str:
     if not file.exists(): write_tensors(file, {f"snapshot/{n}": t for n, t in snapshot.tensors().items()}, {})
     return snapshot.fingerprint
 
-# %% ../nbs/07_tickets.ipynb #9e85b885
+# %% ../nbs/07_tickets.ipynb #574d1240
 def _stored(path: str | Path, point: Mapping[str, Any]) -> Snapshot:
     "A snapshot from the store of the run that the ticket's file lies in."
     file = safe_child(Path(path).parent.parent/"snapshots", f"{point['stored']}.safetensors")
@@ -128,6 +128,7 @@ def _check_origin(record: dict) -> None:
     for number in (*mean, *std): check_number(number, "its norm")
     if not len(mean) == len(std) == record["network"]["input_shape"][0]: raise LotteryError("its norm has not one mean and one deviation for each channel: the file is damaged, use a fresh copy")
 
+# %% ../nbs/07_tickets.ipynb #7145bc4e
 def _load(path: str | Path) -> Ticket:
     tensors, record = read_tensors(path)
     name = Path(path).name
@@ -176,7 +177,7 @@ class FindPlan:
         "The plan's identity."
         return fingerprint(canonical(self))
 
-# %% ../nbs/07_tickets.ipynb #d5ce2061
+# %% ../nbs/07_tickets.ipynb #df7f29b5
 def seeds_from(
     seeds: int | tuple | list,  # how many, or which
     what: str,                  # the place, as it reads in an error
@@ -190,6 +191,7 @@ def seeds_from(
     if not seeds or len(set(seeds)) < len(seeds): raise LotteryError(f"{what}={tuple(seeds)!r}: give each seed once, and at least one")
     return tuple(seeds)
 
+# %% ../nbs/07_tickets.ipynb #002fc203
 KINDS = {"recipe": "give a Recipe(…)", "schedule": "give a schedule such as geometric(fraction=0.2, rounds=10)", "layer_fractions": "give a dictionary such as {'head': 0.1}",
          "controls": "give a tuple of names", "prunable": "give a tuple of parameter names, or None", "network": "give a name, a factory or a Network", "criterion": "give a name or a function"}
 "What a field of a plan must be, as it reads in an error."
