@@ -238,7 +238,7 @@ def save_domain(
     about = {"spec": domain.spec, "validation": domain.held_out, "target": domain.target, "classes": raw.classes, "note": raw.note}
     return write_atomic(path, save(whole, {"lottery_nb.domain": canonical(about)}))
 
-# %% ../nbs/01_own_data.ipynb #ad154767
+# %% ../nbs/01_own_data.ipynb #91abed2d
 def load_domain(
     path: str | Path,  # a file that `save_domain` wrote
 ) -> Domain:
@@ -246,7 +246,7 @@ def load_domain(
     try:
         with safe_open(str(path), "pt") as f:
             about: Any = from_plain(json.loads(f.metadata()["lottery_nb.domain"]))
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            tensors = {k: f.get_tensor(k).clone() for k in f.keys()}  # a copy: the file may change
         if not isinstance(about["spec"], DomainName): raise LotteryError("it has no name")
         test = (tensors["test_x"], tensors["test_y"]) if "test_x" in tensors else None
         checked: Any = from_arrays(tensors["x"], tensors["y"], test, about["classes"], "it", about["validation"]).raw

@@ -55,7 +55,7 @@ class TransferPlan:
         "The tickets' sources, as one string."
         return ", ".join(dict.fromkeys(t.source for t in self.tickets))
 
-# %% ../nbs/08_transfer.ipynb #7f22b151
+# %% ../nbs/08_transfer.ipynb #14fffe53
 def _check_transfer(p: TransferPlan) -> None:
     "What can be checked without loading data."
     several = lambda x: (x,) if isinstance(x, (str, Domain, Ticket)) else tuple(x)
@@ -67,6 +67,7 @@ def _check_transfer(p: TransferPlan) -> None:
     object.__setattr__(p, "targets", tuple(for_plan(t) for t in p.targets))
     for s in p.start: check_choice(s, START_POINTS, "TransferPlan.start")
     for c in p.controls: CONTROLS[c]
+    if not isinstance(p.recipe, (Recipe, type(None))): raise LotteryError(f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets")
     check_choice(p.body, BODIES, "TransferPlan.body")
     check_choice(p.norm, FROZEN_NORM, "TransferPlan.norm")
     check_choice(p.head, TRANSFER_HEADS, "TransferPlan.head")
