@@ -6,9 +6,9 @@
 __all__ = ['COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', 'add_recipe', 'recipe_from', 'schedule_from', 'add_find',
            'find_command', 'add_transfer', 'tickets_at', 'transfer_command', 'tell', 'show_command', 'export_command',
            'write_csv', 'demo_plan', 'demo_command', 'add_run', 'run_command', 'resume_command', 'stop_command',
-           'pause_command', 'status_command', 'runs_command', 'make_parser', 'main']
+           'pause_command', 'status_command', 'runs_command', 'add_bench', 'bench_command', 'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #af295f74
+# %% ../nbs/16_cli.ipynb #2460ffe9
 import argparse, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -20,6 +20,7 @@ from .models import NETWORKS
 from .rewinding import CONTROLS, RETRAIN, TRAINED
 from .runs import Run, run
 from .workers import pause, resume, runs, start, stop
+from .bench import WORKS, bench, setup, table
 from .tickets import FindPlan, Ticket
 from .training import Recipe
 from .transfer import BODIES, FROZEN_NORM, START_POINTS, TRANSFER_HEADS, TransferPlan
@@ -250,7 +251,26 @@ def runs_command(args: argparse.Namespace) -> int:
     print(table.drop(columns="path").to_string(index=False) if len(table) else f"no runs in {args.folder or 'lottery-runs'}")
     return 0
 
-# %% ../nbs/16_cli.ipynb #ac2069e1
+# %% ../nbs/16_cli.ipynb #57fa7810
+def add_bench(
+    parser: argparse.ArgumentParser,
+) -> None:
+    "Flags of `lottery bench`."
+    add = parser.add_argument
+    add("--work", default=",".join(WORKS), help="a: find, b: one epoch and one prune, c: transfer, d: growth with arms, width and rounds, e: share of the peak and cost of the default precision (default %(default)s)")
+    add("--peers", default=None, metavar="PYTHON", help="python of the peers' environment (default: their rows say 'not measured')")
+    add("--repeats", type=int, default=5, help="turns of each contender (default %(default)s)")
+    add("--quick", action="store_true", help="next to no work, to see that everything runs: the figures mean nothing")
+    add("--setup", default=None, metavar="FOLDER", help="only make the peers' environment in a new folder")
+
+def bench_command(args: argparse.Namespace) -> int:
+    "Measure and print the table, or make the peers' environment."
+    if args.setup: print(setup(args.setup)); return 0
+    path = bench(words(args.work), args.peers, args.repeats, args.device, args.out or "bench/results", args.quick, not args.quiet)
+    print(table(path).to_string(index=False), path, sep="\n")
+    return 0
+
+# %% ../nbs/16_cli.ipynb #cdb8e491
 def _add_folder(parser: argparse.ArgumentParser) -> None: parser.add_argument("run", help="a run's folder")
 
 COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
@@ -271,9 +291,10 @@ COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
              runs_command, "list the runs of a folder", "lottery runs"),
     "demo": (lambda p: p.add_argument("--seeds", type=int, default=5, help="repeats of everything (default %(default)s)"),
              demo_command, "find, transfer and report on handwritten digits, no download", "lottery demo --out lottery-demo"),
+    "bench": (add_bench, bench_command, "measure how fast this is, against what people use today", "lottery bench --peers peers/bin/python --repeats 5"),
 }
-TRAINS = ("find", "transfer", "run", "demo")  # commands with --out, --device and --quiet
-OUT = {"demo": "lottery-demo", "run": "the plan's folder"}
+TRAINS = ("find", "transfer", "run", "demo", "bench")  # commands with --out, --device and --quiet
+OUT = {"demo": "lottery-demo", "bench": "bench/results", "run": "the plan's folder"}
 
 # %% ../nbs/16_cli.ipynb #fdb82f6d
 def make_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ __all__ = ['T', 'DATA', 'EVENTS', 'LotteryError', 'expect_error', 'Registry', 'c
            'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child', 'Event', 'event',
            'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
            'TicketFound', 'RoundDone', 'RunDone', 'RunFailed', 'NotSaved', 'RunPaused', 'RunResumed', 'RunStopped',
-           'Tick', 'ArmState', 'event_from']
+           'Tick', 'StackState', 'event_from']
 
 # %% ../nbs/00_core.ipynb #1784819a
 import dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, re, secrets
@@ -181,7 +181,7 @@ def named(
     except (ImportError, AttributeError, ValueError):
         raise LotteryError(f"{name!r} cannot be imported here: put the module on the path, or give a built-in name") from None
 
-# %% ../nbs/00_core.ipynb #9a22717f
+# %% ../nbs/00_core.ipynb #3e7fd83f
 @dataclass(frozen=True)
 class Reference:
     "A function found by name when it is first called; refuses one whose source is not the one that was written down."
@@ -190,9 +190,11 @@ class Reference:
 
     @classmethod
     def to(cls, fn: Callable) -> "Reference":
-        "The reference to a function that a module holds; refuses a lambda, a local function or one of a notebook cell."
+        "The reference to a function that a module holds; refuses a lambda, a local function, one of a notebook cell, and one without Python source."
         if isinstance(fn, cls): return fn
-        if name := name_of(fn): return cls(name, fingerprint(inspect.getsource(fn)))
+        if name := name_of(fn):
+            try: return cls(name, fingerprint(inspect.getsource(fn)))
+            except (TypeError, OSError): raise LotteryError(f"{name} has no Python source to be known by: call it in a function of a module of yours, and give that") from None
         raise LotteryError(f"{fn!r} cannot be written to a file: move it to a module, so that another process finds it")
 
     def found(self) -> Callable:
@@ -217,9 +219,9 @@ def to_plain(value: Any) -> Any:
     if callable(value): return to_plain(Reference.to(value))
     raise LotteryError(f"{value!r} cannot be written to a file: give a plain value, a record of this package, or a function that a module holds")
 
-# %% ../nbs/00_core.ipynb #19756c40
+# %% ../nbs/00_core.ipynb #27224067
 def from_plain(value: Any) -> Any:
-    "The value that `to_plain` wrote; refuses an unknown class and unknown fields."
+    "The value that `to_plain` wrote; refuses an unknown class, unknown fields and what a class cannot hold."
     if isinstance(value, list): return tuple(from_plain(v) for v in value)
     if not isinstance(value, dict): return value
     kind, fields = value.get("type"), {k: v for k, v in value.items() if k != "type"}
@@ -230,7 +232,9 @@ def from_plain(value: Any) -> Any:
         if kind != "Reference" and (bare := [v for v in fields.values() if isinstance(v, str) and re.fullmatch(r"[\w.]+:[\w.]+", v)]):
             raise LotteryError(f"{bare[0]!r} names a function without the hash of its source: a file of this package would hold a Reference")
         return cls(**{k: from_plain(v) for k, v in fields.items()})
-    except (KeyError, TypeError) as e: raise LotteryError(f"a record of kind {kind!r} does not fit this version: {e}") from None
+    except LotteryError: raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
+        raise LotteryError(f"a record of kind {kind!r} does not fit this version: {' '.join(str(e).split())[:200]}") from None
 
 # %% ../nbs/00_core.ipynb #6d092a54
 DATA.register("Reference")(Reference)
@@ -286,7 +290,7 @@ def event(cls: type[T]) -> type[T]:
     "Class decorator: a frozen dataclass that is an event of its own name."
     return EVENTS.register(cls.__name__)(dataclass(frozen=True)(cls))
 
-# %% ../nbs/00_core.ipynb #41b2b452
+# %% ../nbs/00_core.ipynb #433ffc76
 @event
 class RunStarted(Event):
     "A process began (or took up again) a plan."
@@ -305,8 +309,10 @@ class Planned(Event):
 
 @event
 class Layout(Event):
-    "Which arms share a step; an arm that stands alone is a group of one."
+    "Which arms share a step (one that stands alone is a group of one), and how many groups are trained beside each other."
     groups: list       # of lists of arm names
+    lanes: int = 1     # groups trained at a time
+    threads: int = 1   # CPU threads of each
 
 # %% ../nbs/00_core.ipynb #95f254b1
 @event
@@ -405,7 +411,7 @@ class RunResumed(Event):
 class RunStopped(Event):
     "The run was told to stop; it can be taken up again."
 
-# %% ../nbs/00_core.ipynb #a580cd55
+# %% ../nbs/00_core.ipynb #4a1a1fd8
 @event
 class Tick(Event):
     "Still training; comes about ten times a second."
@@ -415,11 +421,11 @@ class Tick(Event):
     epochs: float      # of this many
 
 @event
-class ArmState(Event):
-    "An arm ended an epoch, and its state can be had by calling `state` before the next event is asked for."
+class StackState(Event):
+    "Arms that share their steps ended an epoch, and their state can be had by calling `state` before the next event is asked for; None: they are done, their state is of no more use."
     logged = False
-    arm: str
-    identity: str
+    arms: list
+    identity: str      # of the state
     state: Any = dataclasses.field(default=None, repr=False, compare=False)
 
 # %% ../nbs/00_core.ipynb #4c2b74dd

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALLNORB_CLASSES', 'SMALLNORB', 'SMALLNORB_MD5', 'MATRIX_TYPES', 'Layouts', 'SMALLNORB_HOME', 'DOWNLOADS',
-           'TEN_DIGITS', 'FASHION', 'CIFAR10', 'Raw', 'decode', 'Encoded', 'parquet_columns', 'read_parquet',
+           'TEN_DIGITS', 'FASHION', 'CIFAR10', 'Raw', 'Texts', 'decode', 'Encoded', 'parquet_columns', 'read_parquet',
            'read_idx', 'read_idx_set', 'read_matrix', 'held_out_toys', 'read_smallnorb', 'cache_folder', 'data_folders',
            'look_for', 'idx_layouts', 'parquet_layouts', 'read_parquet_set', 'fetch_smallnorb', 'download', 'locate',
            'stratified', 'load_digits', 'described', 'load_mnist', 'load_fashion_mnist', 'read_cifar10_batches',
@@ -21,16 +21,41 @@ import torch
 from torch import Tensor
 from .core import LotteryError, generator
 
-# %% ../nbs/01_data_files.ipynb #7c08a1d9
+# %% ../nbs/01_data_files.ipynb #e7325252
 @dataclass(frozen=True, eq=False)
 class Raw:
-    "Pictures and labels as they were found, before any split."
-    x: "Tensor | Encoded"             # training pictures, uint8 [N, C, H, W], or still encoded
+    "Pictures or texts and their labels as they were found, before any split."
+    x: "Tensor | Encoded | Texts"     # training pictures, uint8 [N, C, H, W], or still encoded; or texts
     y: Tensor                         # their labels, int64 [N], 0 to len(classes) - 1
     classes: tuple[str, ...]          # names of the classes, in the order of the labels
-    test: "tuple[Tensor | Encoded, Tensor] | None" = None  # the same for the test pictures
+    test: "tuple[Tensor | Encoded | Texts, Tensor] | None" = None  # the same for the test split
     note: str = ""                    # what a reader should know about this copy of the data
-    held_out: Tensor | None = None    # bool [N]: the training pictures to validate on; None: draw them by class
+    held_out: Tensor | None = None    # bool [N]: the training rows to validate on; None: draw them by class
+
+# %% ../nbs/01_data_files.ipynb #9b810a15
+class Texts:
+    "A sequence of texts that is indexed like a tensor."
+    def __init__(self,
+        rows: Sequence[str],  # Unicode without lone surrogates, of any length, also empty
+    ):
+        self.rows = tuple(rows)
+
+    def __len__(self) -> int: return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> "Texts": return Texts([self.rows[i] for i in index.tolist()])
+
+    def packed(self) -> tuple[Tensor, Tensor]:
+        "All texts as UTF-8 one after the other, uint8 [bytes], and where each one ends, int64 [N]."
+        parts = [row.encode() for row in self.rows]
+        ends = np.cumsum([len(p) for p in parts], dtype=np.int64)
+        return torch.from_numpy(np.frombuffer(b"".join(parts), np.uint8).copy()), torch.from_numpy(ends)
+
+    @classmethod
+    def unpacked(cls, packed: Tensor, ends: Tensor) -> "Texts":
+        "The texts that `packed` gave; a `ValueError` for bytes that are none."
+        blob, cuts = packed.numpy().tobytes(), [0, *ends.tolist()]
+        if cuts[-1] != len(blob) or sorted(cuts) != cuts: raise LotteryError(f"texts end at byte {cuts[-1]} of {len(blob)}: the file is damaged, use a fresh copy")
+        return cls([blob[a:b].decode() for a, b in zip(cuts, cuts[1:], strict=False)])
 
 # %% ../nbs/01_data_files.ipynb #fba461e8
 def decode(
@@ -355,12 +380,12 @@ def load_cifar10() -> Raw:
     layouts = [(["cifar-10-batches-py"], read_cifar10_batches), (["cifar10/cifar-10-batches-py"], read_cifar10_batches), *parquet_layouts("cifar10")]
     return described(locate("cifar10", layouts, "CIFAR10"), CIFAR10, 50_000)
 
-# %% ../nbs/01_data_files.ipynb #385fa66e
+# %% ../nbs/01_data_files.ipynb #2884b952
 def read_smallnorb_part(
     found: list[list[Path]],  # training and test parquet
 ) -> Raw:
     "A part of SmallNORB in parquet, left camera; it does not say which toy a picture shows."
-    raw = read_parquet_set(found)
+    raw: Any = read_parquet_set(found)
     size = "×".join(map(str, raw.x.shape[1:]))
     return replace(raw, note=f"a part of SmallNORB: {len(raw.classes)} of its 5 classes at {size}, left camera; it does not say which toy a picture shows, so validation is drawn picture by picture and flatters")
 

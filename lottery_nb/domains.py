@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'SHIFTS', 'AUGMENTATIONS', 'PADDING', 'Loader', 'register_domain', 'check_name', 'by_parts', 'invert',
-           'blur', 'rotate', 'noise', 'DomainName', 'parse_name', 'parse_shift', 'pick_classes', 'Split',
-           'first_of_each', 'split_positions', 'relabel', 'adapt_pictures', 'adapter_names', 'Content', 'mean_and_std',
-           'Loaded', 'Shown', 'Adaptable', 'Domain', 'check_shape', 'read_raw', 'shifted', 'content_of', 'fitted',
-           'domain', 'for_plan', 'epoch_order', 'epoch_draws', 'pixel_rows', 'augmented', 'batch_images']
+           'blur', 'rotate', 'noise', 'Reading', 'parse_reading', 'domains_like', 'DomainName', 'parse_name',
+           'parse_shift', 'pick_classes', 'Split', 'first_of_each', 'split_positions', 'relabel', 'adapt_pictures',
+           'adapter_names', 'Content', 'mean_and_std', 'Loaded', 'Shown', 'Adaptable', 'Planned', 'Domain',
+           'check_shape', 'read_raw', 'shifted', 'found_of', 'content_of', 'check_modality', 'vocabulary',
+           'joint_vocabulary', 'vocabulary_of', 'in_pieces', 'fitted', 'domain', 'for_plan', 'epoch_order',
+           'epoch_draws', 'pixel_rows', 'augmented', 'batch_images']
 
-# %% ../nbs/01_domains.ipynb #a536eaa1
+# %% ../nbs/01_domains.ipynb #783dc13b
 import functools, inspect, re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,32 +24,35 @@ import pandas as pd
 import torch
 from torch import Tensor
 from .core import DATA, LotteryError, Registry, check_choice, check_number, fingerprint, generator, to_plain
-from .data_files import (CIFAR10, FASHION, TEN_DIGITS, Raw, data_folders, load_cifar10, load_digits, load_fashion_mnist,
+from .data_files import (CIFAR10, FASHION, TEN_DIGITS, Raw, Texts, data_folders, load_cifar10, load_digits, load_fashion_mnist,
                                    load_mnist, load_smallnorb, stratified)
+from .data_texts import AMAZON, COVERAGE, LENGTH, PIECES, SENTIMENT, Vocabulary, encode, kept_vocabulary, load_amazon
 
-# %% ../nbs/01_domains.ipynb #329772ec
+# %% ../nbs/01_domains.ipynb #f83d1219
 @dataclass(frozen=True)
 class Loader:
-    "How to get the pictures of a domain."
+    "How to get the pictures or texts of a domain."
     load: Callable[[], Any]                 # gives a `Raw`, or a Domain built from your own data
     classes: tuple[str, ...] | None = None  # names of the classes, where they are known beforehand
     built_in: bool = False                  # comes with this package, so every process knows it
+    modality: str | None = "image"          # or 'text'; None: seen when it is read
 
 DOMAINS = Registry("domain")
 "Name -> `Loader`."
 DOMAINS.update(digits=Loader(load_digits, TEN_DIGITS, True), mnist=Loader(load_mnist, TEN_DIGITS, True),
                fashion_mnist=Loader(load_fashion_mnist, FASHION, True), cifar10=Loader(load_cifar10, CIFAR10, True),
                smallnorb=Loader(load_smallnorb, None, True))
+DOMAINS.update({f"amazon-{part}": Loader(functools.partial(load_amazon, part), SENTIMENT, True, "text") for part in AMAZON})
 
-# %% ../nbs/01_domains.ipynb #9076106d
+# %% ../nbs/01_domains.ipynb #967abe41
 def register_domain(
     name: str,             # letters, digits, '_', '-' and '.'
     loader: Callable[[], Any],  # called when the pictures are first needed; gives a `Raw` or a `Domain`
 ) -> None:
     "Make your own data known by name in this process, with classes, shifts and limits as for a built-in domain."
     check_name(name)
-    DOMAINS[name] = Loader(loader)
-    read_raw.cache_clear(); content_of.cache_clear()
+    DOMAINS[name] = Loader(loader, modality=None)
+    for cache in (read_raw, found_of, content_of, joint_vocabulary): cache.cache_clear()
 
 def check_name(
     name: str,  # of a domain
@@ -112,7 +118,45 @@ def noise(
         out[here] = (x[here] + 255*sd*drawn).round_().clamp_(0, 255).to(torch.uint8)
     return out
 
-# %% ../nbs/01_domains.ipynb #3f8c1f7c
+# %% ../nbs/01_domains.ipynb #59b1e666
+@DATA.register("Reading")
+@dataclass(frozen=True)
+class Reading:
+    "How texts become numbers: pieces of one vocabulary, cut to one length."
+    pieces: int = PIECES            # of the vocabulary, at most
+    length: int = LENGTH            # pieces of a text that are read
+    domains: tuple[str, ...] = ()   # names, or patterns such as 'amazon-*', of the domains whose training texts make the vocabulary; none: the domain's own
+
+    def __str__(self) -> str: return f"~bpe({','.join(map(str, (self.pieces, self.length, *self.domains)))})"
+
+# %% ../nbs/01_domains.ipynb #c513f115
+def parse_reading(
+    text: str,  # what stands behind '~': bpe(pieces, length, domain, …); all but bpe may be left out
+) -> Reading:
+    "How texts are read, taken apart; `LotteryError` when its form, a number or a domain is wrong."
+    m = re.fullmatch(r"\s*bpe\s*(?:\(([^()]*)\))?\s*", text)
+    items = [item.strip() for item in (m[1] or "").split(",") if item.strip()] if m else []
+    numbers = [int(item) for item in items if item.isdecimal()]
+    if not m or len(numbers) > 2 or any(item.isdecimal() for item in items[len(numbers):]):
+        raise LotteryError(f"'~{text}' cannot be read: write ~bpe(pieces, length, domain, …), such as '~bpe(8000,250,amazon-*)'")
+    pieces, length = (*numbers, *(PIECES, LENGTH)[len(numbers):])
+    read = Reading(pieces, length, tuple(items[len(numbers):]))
+    check_number(read.pieces, f"the pieces in '~{text}'", 16, 1_000_000)
+    check_number(read.length, f"the length in '~{text}'", 1, 1_000_000)
+    domains_like(read.domains)
+    return read
+
+def domains_like(
+    patterns: tuple[str, ...],  # names, or patterns of built-in names such as 'amazon-*'
+) -> tuple[str, ...]:
+    "The names that are meant, in order and each once; `LotteryError` for one that nobody knows."
+    built_in = [n for n, loader in DOMAINS.items() if loader.built_in and loader.modality == "text"]
+    for p in patterns:
+        if p in DOMAINS and DOMAINS[p].modality == "image": raise LotteryError(f"{p} holds pictures: make a vocabulary of domains of text")
+    found = [([n for n in built_in if fnmatchcase(n, p)] or [DOMAINS[p] and p]) for p in patterns]
+    return tuple(sorted({n for names in found for n in names}))
+
+# %% ../nbs/01_domains.ipynb #facd75ec
 @DATA.register("DomainName")
 @dataclass(frozen=True)
 class DomainName:
@@ -120,26 +164,33 @@ class DomainName:
     base: str                                                   # a name in `DOMAINS`, or of your own data
     classes: tuple[str, ...] = ()                               # as written: '0-4', '7', 'cat'; none: all classes
     shifts: tuple[tuple[str, tuple[float, ...]], ...] = ()      # names in `SHIFTS`, each with its numbers
-    limit: int | None = None                                    # training pictures, validation included; None: all
+    limit: int | None = None                                    # training pictures or texts, validation included; None: all
+    reading: Reading | None = None                              # how texts are read; None: as `Reading()` says
+
+    def plain(self) -> dict:
+        "The name as plain data for a plan."
+        given = {f.name: to_plain(getattr(self, f.name)) for f in fields(self) if f.name != "reading" or self.reading}
+        return {"type": "DomainName", **given}
 
     def __str__(self) -> str:
         classes = f"[{','.join(self.classes)}]" if self.classes else ""
         shifts = "".join(f"+{n}" + (f"({','.join(f'{v:g}' for v in numbers)})" if numbers else "") for n, numbers in self.shifts)
-        return f"{self.base}{classes}{shifts}" + (f"@{self.limit}" if self.limit else "")
+        return f"{self.base}{classes}{shifts}" + (f"@{self.limit}" if self.limit else "") + str(self.reading or "")
 
-# %% ../nbs/01_domains.ipynb #7a859cf8
+# %% ../nbs/01_domains.ipynb #7a6667cf
 def parse_name(
-    text: str,  # NAME[classes]+shift(number)+…@limit; all but NAME may be left out
+    text: str,  # NAME[classes]+shift(number)+…@limit~bpe(…); all but NAME may be left out
 ) -> DomainName:
     "Take a domain's name apart; `LotteryError` when its form, a shift or a number is wrong."
-    m = re.fullmatch(r"\s*([^\[\]+@\s]+)\s*(?:\[([^\[\]]*)\])?((?:\s*\+[^+@]*)*)(?:@\s*(\d+))?\s*", text) if isinstance(text, str) else None
+    head, tilde, reading = text.partition("~") if isinstance(text, str) else ("", "", "")
+    m = re.fullmatch(r"\s*([^\[\]+@\s]+)\s*(?:\[([^\[\]]*)\])?((?:\s*\+[^+@]*)*)(?:@\s*(\d+))?\s*", head)
     if not m: raise LotteryError(f"domain {text!r} cannot be read: write NAME[classes]+shift(number)@limit, such as 'digits[0-4]+blur(1)@500'")
     base, classes, shifts, limit = m.groups()
     if classes is not None and not all(c.strip() for c in classes.split(",")):
         raise LotteryError(f"classes [{classes}] in domain {text!r}: write a range such as 0-4 or names with commas between them")
     if limit is not None: check_number(int(limit), f"the limit in domain {text!r}", 1, whole=True)
     parsed = tuple(parse_shift(s.strip()) for s in shifts.split("+")[1:])
-    return DomainName(check_name(base), tuple(c.strip() for c in (classes or "").split(",") if c), parsed, int(limit) if limit else None)
+    return DomainName(check_name(base), tuple(c.strip() for c in (classes or "").split(",") if c), parsed, int(limit) if limit else None, parse_reading(reading) if tilde else None)
 
 # %% ../nbs/01_domains.ipynb #b0bc9805
 def parse_shift(
@@ -175,19 +226,21 @@ def pick_classes(
     if len(set(out)) < max(len(out), 2): raise LotteryError(f"classes {', '.join(wanted)} in {where}: pick two or more different ones")
     return tuple(out)
 
-# %% ../nbs/01_domains.ipynb #429450ac
+# %% ../nbs/01_domains.ipynb #7ff90e52
 @dataclass(frozen=True, eq=False)
 class Split:
-    "Pictures and their labels."
-    x: Tensor  # uint8 [N, C, H, W]
+    "Pictures or texts and their labels."
+    x: Any     # pictures, uint8 [N, C, H, W]; or piece numbers, int32 [N, L] (`Texts` before a vocabulary cuts them)
     y: Tensor  # int64 [N], 0 to n_classes - 1
 
     def __len__(self) -> int: return len(self.y)
 
-    def __repr__(self) -> str: return f"Split({len(self):,} × {'×'.join(map(str, self.x.shape[1:]))} on {self.x.device})"
+    def __repr__(self) -> str:
+        if isinstance(self.x, Texts): return f"Split({len(self):,} texts)"
+        return f"Split({len(self):,} × {'×'.join(map(str, self.x.shape[1:]))} on {self.x.device})"
 
     def to(self, device: torch.device | str) -> "Split":
-        "The same pictures on `device`."
+        "The same on `device`."
         return Split(self.x.to(device), self.y.to(device))
 
 # %% ../nbs/01_domains.ipynb #f3cc3136
@@ -203,7 +256,7 @@ def first_of_each(
     while (excess := int(take.sum()) - n) > 0: take[take.argmax()] -= min(excess, int(take.max()) - 1)
     return torch.cat([(y == c).nonzero().flatten()[:k] for c, k in enumerate(take.tolist())]).sort().values
 
-# %% ../nbs/01_domains.ipynb #c60d6865
+# %% ../nbs/01_domains.ipynb #29a0772d
 def split_positions(
     raw: Raw,                  # as found
     labels: tuple[int, ...],   # the classes wanted
@@ -212,14 +265,15 @@ def split_positions(
     where: str,                # the domain, as it reads in an error
 ) -> tuple[Tensor, Tensor]:
     "Positions of the pictures to train on and to validate on."
+    what = "texts" if isinstance(raw.x, Texts) else "pictures"
     missing = [raw.classes[c] for c in labels if (raw.y == c).sum() < 2]
-    if missing: raise LotteryError(f"class {missing[0]!r} of {where} has fewer than two training pictures: add some, or pick other classes")
+    if missing: raise LotteryError(f"class {missing[0]!r} of {where} has fewer than two training {what}: add some, or pick other classes")
     held = stratified(raw.y, validation, "validation") if raw.held_out is None else raw.held_out
     wanted = torch.isin(raw.y, torch.tensor(labels))
     train, val = ((wanted & side).nonzero().flatten() for side in (~held, held))
     if limit is None: return train, val
     if not 2*len(labels) <= limit <= len(train) + len(val):
-        raise LotteryError(f"limit @{limit} in {where}: it has {len(train) + len(val):,} training pictures of {len(labels)} classes, so ask for {2*len(labels)} to {len(train) + len(val)}")
+        raise LotteryError(f"limit @{limit} in {where}: it has {len(train) + len(val):,} training {what} of {len(labels)} classes, so ask for {2*len(labels)} to {len(train) + len(val)}")
     n = min(max(len(labels), round(limit*len(val)/(len(train) + len(val)))), limit - len(labels))
     return tuple(p[first_of_each(relabel(raw.y[p], labels), k)] for p, k in ((train, limit - n), (val, n)))  # type: ignore[return-value]
 
@@ -253,18 +307,18 @@ def adapter_names(
     channels = () if old[0] == new[0] else ("colour to grey",) if new[0] == 1 else (f"grey to {new[0]} equal channels",)
     return channels + (() if old[1:] == new[1:] else (f"resized {old[1]}×{old[2]} to {new[1]}×{new[2]}",))
 
-# %% ../nbs/01_domains.ipynb #03f8da4e
+# %% ../nbs/01_domains.ipynb #f1038b8a
 @dataclass(frozen=True, eq=False)
 class Content:
-    "A domain's pictures, and what follows from them."
+    "A domain's pictures or texts, and what follows from them."
     train: Split
     validation: Split
     test: Split | None         # None where own data came without
     classes: tuple[str, ...]
     note: str                  # what a reader should know about this copy
-    fingerprint: str           # of pictures, labels and class names, before any adapter
-    adapters: tuple[str, ...]  # what was done to make the pictures fit
-    mean: Tensor               # of the training pictures / 255, float32 [C, 1, 1]
+    fingerprint: str           # of pictures or texts, labels and class names, before any adapter
+    adapters: tuple[str, ...]  # what was done to make them fit
+    mean: Tensor               # of the training pictures / 255, float32 [C, 1, 1]; of texts there is none, [0]
     std: Tensor                # likewise; 1 for a channel that never changes
 
     def map(self, fn: Callable[[Split], Split]) -> dict[str, Any]:
@@ -285,54 +339,78 @@ def mean_and_std(
     std = torch.where(std > 0, std, torch.full_like(std, 255.0))
     return tuple((v/255).float().view(-1, 1, 1) for v in (mean, std))  # type: ignore[return-value]
 
-# %% ../nbs/01_domains.ipynb #257d4b54
+# %% ../nbs/01_domains.ipynb #87b7ed2d
 class Loaded:
-    "What a domain answers once its pictures are read."
-    content: Any  # the domain's `Content`
+    "What a domain answers once its pictures or texts are read."
+    found: Any     # the domain's `Content` before any adapter
+    content: Any   # the domain's `Content` as a network reads it
+    modality: str  # 'image' or 'text'
 
     @property
-    def train(self) -> Split: "Pictures to train on."; return self.content.train
+    def train(self) -> Split: "What to train on."; return self.content.train
     @property
-    def validation(self) -> Split: "Pictures to choose by."; return self.content.validation
+    def validation(self) -> Split: "What to choose by."; return self.content.validation
     @property
-    def test(self) -> Split | None: "Pictures to report on; None where own data came without."; return self.content.test
+    def test(self) -> Split | None: "What to report on; None where own data came without."; return self.content.test
     @property
-    def classes(self) -> tuple[str, ...]: "Names of the classes, in the order of the labels."; return self.content.classes
+    def classes(self) -> tuple[str, ...]: "Names of the classes, in the order of the labels."; return self.found.classes
     @property
     def n_classes(self) -> int: "How many classes there are."; return len(self.classes)
     @property
-    def shape(self) -> tuple[int, int, int]: "Channels, height, width."; return tuple(self.train.x.shape[1:])  # type: ignore[return-value]
+    def shape(self) -> tuple[int, ...]: "Channels, height, width; or the pieces of a text that are read."; return tuple(self.train.x.shape[1:])
     @property
     def mean(self) -> Tensor: "To normalise with: of pictures / 255, float32 [C, 1, 1]."; return self.content.mean
     @property
     def std(self) -> Tensor: "To normalise with: of pictures / 255, float32 [C, 1, 1]."; return self.content.std
     @property
-    def fingerprint(self) -> str: "16 hexadecimal digits of the content before any adapter."; return self.content.fingerprint
+    def fingerprint(self) -> str: "16 hexadecimal digits of the content before any adapter."; return self.found.fingerprint
     @property
-    def adapters(self) -> tuple[str, ...]: "What was done to make the pictures fit, in words."; return self.content.adapters
+    def adapters(self) -> tuple[str, ...]: "What was done to make pictures or texts fit, in words."; return self.content.adapters
     @property
-    def note(self) -> str: "What a reader should know about this copy of the data."; return self.content.note
+    def note(self) -> str: "What a reader should know about this copy of the data."; return self.found.note
 
-# %% ../nbs/01_domains.ipynb #b51f880f
+    def inputs(self: Any,
+        x: Tensor,      # of a split: uint8 [N, C, H, W] for pictures, piece numbers [N, L] for texts
+        index: Tensor,  # which rows to take, int64 [n], or [arms, n] for a stack of networks
+        draws: Mapping[str, Tensor] | None = None,  # of `epoch_draws` at these places of the epoch, each shaped as `index`
+        dtype: torch.dtype = torch.float32,         # of normalised pictures
+    ) -> Tensor:
+        "What a network reads: a normalised batch of pictures, or int64 piece numbers [*index.shape, L]; texts have no augmentation (`LotteryError`)."
+        if self.modality == "image": return batch_images(x, index, self.mean, self.std, draws, dtype)
+        if draws: raise LotteryError(f"Recipe.augment ({', '.join(draws)}) on {self.name}: only pictures are augmented and these are texts, use augment=()")
+        return x[index.to(x.device)].long()
+
+# %% ../nbs/01_domains.ipynb #a7b300d7
 class Shown(Loaded):
     "What a domain shows of itself."
     name: str
+    device: str
 
     def __repr__(self) -> str:
-        if "content" not in self.__dict__: return f"Domain({self.name!r}, not read yet)"
-        sizes = ", ".join(f"{k} {len(s):,}" for k, s in self.content.map(lambda s: s).items() if s)
-        return f"Domain({self.name!r}: {sizes}; {'×'.join(map(str, self.shape))}, {self.n_classes} classes, {self.train.x.device})"
+        if "found" not in self.__dict__: return f"Domain({self.name!r}, not read yet)"
+        sizes = ", ".join(f"{k} {len(s):,}" for k, s in self.found.map(lambda s: s).items() if s)
+        form = f"{self.shape[0]} pieces a text" if self.modality == "text" else "×".join(map(str, self.shape))
+        return f"Domain({self.name!r}: {sizes}; {form}, {self.n_classes} classes, {self.device})"
 
     def summary(self) -> pd.DataFrame:
-        "Pictures of each class in each split, and the class's share of the training pictures."
-        count = {k: s.y.bincount(minlength=self.n_classes).tolist() for k, s in self.content.map(lambda s: s).items() if s}
+        "Pictures or texts of each class in each split, and the class's share of the training split."
+        count = {k: s.y.bincount(minlength=self.n_classes).tolist() for k, s in self.found.map(lambda s: s).items() if s}
         table = pd.DataFrame(count, index=pd.Index(self.classes, name="class"))
         return table.assign(share=table["train"]/table["train"].sum())
+
+    def samples(self,
+        n: int = 4,  # texts, one of each class at least
+    ) -> list[tuple[str, str]]:
+        "The first training texts in proportion to their classes, each with its class's name; `LotteryError` for pictures."
+        if self.modality == "image": raise LotteryError(f"{self.name} holds pictures: use thumbnails()")
+        texts, y = self.found.train.x, self.found.train.y
+        return [(texts.rows[i], self.classes[int(y[i])]) for i in first_of_each(y, n).tolist()]
 
     def thumbnails(self,
         n_per_class: int = 8,  # pictures in a row
     ) -> np.ndarray:
-        "The first training pictures of each class, a row a class, as one sheet: uint8 [height, width, 3]."
+        "The first training pictures of each class, a row a class, as one sheet: uint8 [height, width, 3]; `LotteryError` for texts."
+        if self.modality == "text": raise LotteryError(f"{self.name} holds texts, of which there are no thumbnails: use samples()")
         x, y, (c, h, w) = self.train.x.cpu(), self.train.y.cpu(), self.shape
         sheet = torch.full((self.n_classes, n_per_class, h + 1, w + 1, 3), 255, dtype=torch.uint8)
         for k in range(self.n_classes):
@@ -340,7 +418,7 @@ class Shown(Loaded):
             sheet[k, :len(some), :h, :w] = (some if c == 3 else some[:, :1].expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)
         return sheet.transpose(1, 2).reshape(self.n_classes*(h + 1), n_per_class*(w + 1), 3).numpy()
 
-# %% ../nbs/01_domains.ipynb #fbd54b92
+# %% ../nbs/01_domains.ipynb #a7b1091b
 class Adaptable(Shown):
     "What other domains can be made of a domain."
     def to(self: Any, device: torch.device | str) -> "Domain":
@@ -348,70 +426,117 @@ class Adaptable(Shown):
         return replace(self, device=str(device))
 
     def adapt(self: Any,
-        shape: tuple[int, int, int],  # channels, height, width
+        shape: tuple[int, ...],  # channels, height, width; or (pieces of a text that are read,)
     ) -> "Domain":
-        "The same domain brought to `shape`, from the pictures as they were found; name and fingerprint stay, `adapters` says what was done."
-        return replace(self, target=check_shape(shape, self.name))
+        "The same domain brought to `shape`, from the data as they were found; name and fingerprint stay, `adapters` says what was done."
+        return replace(self, target=check_shape(shape, self.name, self.modality))
+
+    @property
+    def reads_its_own(self: Any) -> bool:
+        "Whether its name, or `tokenised`, says which vocabulary cuts its texts, so that no ticket's is put in its place."
+        return bool(self.pieces or self.spec.reading)
+
+    def tokenised(self: Any,
+        vocabulary: Vocabulary,      # to cut the texts with
+        length: int | None = None,   # pieces of a text that are read; None: as before
+    ) -> "Domain":
+        "The same texts read with another vocabulary, such as that of a ticket; `LotteryError` for pictures."
+        if self.modality == "image": raise LotteryError(f"{self.name} holds pictures, which no vocabulary can cut: give a domain of text")
+        return replace(self, spec=replace(self.spec, reading=None), pieces=vocabulary, target=check_shape((self.shape[0] if length is None else length,), self.name, "text"))
 
     def normalised_by(self: Any,
         mean: Iterable[float],  # of pixels in 0..1, by channel
         std: Iterable[float],   # likewise
     ) -> "Domain":
-        "The same domain with another mean and standard deviation, such as those of the domain that a ticket was found on."
+        "The same domain with another mean and standard deviation, such as those of the domain that a ticket was found on; `LotteryError` for texts."
+        if self.modality == "text": raise LotteryError(f"{self.name} holds texts, which have no pixels to normalise: use normalise='target'")
         return replace(self, like=(tuple(map(float, mean)), tuple(map(float, std))))
 
-# %% ../nbs/01_domains.ipynb #b4cfea16
-@DATA.register("Domain")
-@dataclass(frozen=True, repr=False)
-class Domain(Adaptable):
-    "A labelled data set with train, validation and test splits, read when first needed."
-    spec: DomainName                       # its name, taken apart
-    held_out: float = 0.1                  # share of each training class that validates
-    target: tuple[int, int, int] | None = None  # channels, height, width to bring the pictures to; None: as found
-    like: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and standard deviation to normalise with; None: its own
-    raw: Raw | None = None                 # your own data; None: look the name up
-    device: str = "cpu"                    # where the tensors live
-
-    modality = "image"
-
-    @property
-    def name(self) -> str: "As it was asked for."; return str(self.spec)  # type: ignore[override]
+# %% ../nbs/01_domains.ipynb #aa6153ee
+class Planned(Adaptable):
+    "What a plan keeps of a domain."
+    spec: DomainName
+    raw: Raw | None
+    pieces: Vocabulary | None
 
     @property
     def portable(self) -> bool:
         "Whether another process can read this domain by its name alone."
-        return self.raw is None and DOMAINS[self.spec.base].built_in
+        made_of = domains_like(self.spec.reading.domains) if self.spec.reading else ()
+        return self.raw is None and self.pieces is None and all(DOMAINS[name].built_in for name in (self.spec.base, *made_of))
+
+    def plain(self) -> dict:
+        "The domain as plain data for a plan; own data and a vocabulary given by hand stand as the fingerprint of their content, and a run keeps them beside its plan."
+        kept = {k: to_plain(getattr(self, k)) for k in ("spec", "held_out", "target", "like")}
+        if self.portable: return {"type": "Domain", **kept}
+        given = {"pieces": {"type": "Vocabulary", "content": self.pieces.fingerprint}} if self.pieces else {}
+        return {"type": "OwnDomain", **kept, **given, "content": self.fingerprint}
+
+# %% ../nbs/01_domains.ipynb #c9a0ff04
+@DATA.register("Domain")
+@dataclass(frozen=True, repr=False)
+class Domain(Planned):
+    "A labelled data set with train, validation and test splits, read when first needed."
+    spec: DomainName                       # its name, taken apart
+    held_out: float = 0.1                  # share of each training class that validates
+    target: tuple[int, ...] | None = None  # channels, height, width to bring the pictures to, or (length of the texts,); None: as found, or as the name says
+    like: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and standard deviation to normalise with; None: its own
+    raw: Raw | None = None                 # your own data; None: look the name up
+    device: str = "cpu"                    # where the tensors live
+    pieces: Vocabulary | None = None       # to cut texts with; None: the vocabulary that its name says
+
+    @property
+    def name(self) -> str: "As it was asked for."; return str(self.spec)  # type: ignore[override]
+
+    @cached_property
+    def modality(self) -> str:  # type: ignore[override]
+        "'image' or 'text'."
+        known = None if self.raw else DOMAINS[self.spec.base].modality
+        return known or ("text" if isinstance((self.raw or read_raw(self.spec.base, data_folders())).x, Texts) else "image")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        "Channels, height, width; or (pieces of a text that are read,)."
+        if self.modality == "image": return super().shape
+        return self.target or ((self.spec.reading or Reading()).length,)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        "What cuts its texts into pieces; None for pictures."
+        return None if self.modality == "image" else self.pieces or vocabulary_of(self)
+
+    @cached_property
+    def found(self) -> Content:  # type: ignore[override]
+        "Everything that is read, before any adapter, on the CPU."
+        return found_of(replace(self, spec=replace(self.spec, reading=None), target=None, like=None, pieces=None, device="cpu"), data_folders())
 
     @cached_property
     def content(self) -> Content:  # type: ignore[override]
-        "Everything that is read, on the device."
+        "Everything as a network reads it, on the device."
         content, d = content_of(replace(self, device="cpu"), data_folders()), self.device
         return content if d == "cpu" else replace(content, **content.map(lambda s: s.to(d)), mean=content.mean.to(d), std=content.std.to(d))
 
-    def __getstate__(self) -> dict: return {k: v for k, v in self.__dict__.items() if k != "content"}
+    def __getstate__(self) -> dict: return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def plain(self) -> dict:
-        "The domain as plain data for a plan; your own data stand as the fingerprint of their content, and a run keeps them beside its plan."
-        fields = {k: to_plain(getattr(self, k)) for k in ("spec", "held_out", "target", "like")}
-        return {"type": "Domain", **fields} if self.portable else {"type": "OwnDomain", **fields, "content": self.fingerprint}
-
-# %% ../nbs/01_domains.ipynb #95f9ea33
+# %% ../nbs/01_domains.ipynb #d4984cea
 def check_shape(
-    shape: Any,  # channels, height, width
-    where: str,  # the domain, as it reads in an error
-) -> tuple[int, int, int]:
-    "The shape as three whole numbers of at least 1; else `LotteryError`."
-    if not isinstance(shape, (tuple, list, torch.Size)) or len(shape) != 3: raise LotteryError(f"shape {shape!r} for {where}: give (channels, height, width)")
+    shape: Any,              # channels, height, width; or (pieces of a text that are read,)
+    where: str,              # the domain, as it reads in an error
+    modality: str = "image", # or 'text'
+) -> tuple[int, ...]:
+    "The shape as whole numbers of at least 1, three for pictures and one for texts; else `LotteryError`."
+    form = {"image": (3, "(channels, height, width)"), "text": (1, "(pieces of a text that are read,)")}[modality]
+    if not isinstance(shape, (tuple, list, torch.Size)) or len(shape) != form[0]: raise LotteryError(f"shape {shape!r} for {where}: give {form[1]}")
     for n in shape: check_number(n, f"shape {tuple(shape)} for {where}", 1, whole=True)
-    return tuple(shape)  # type: ignore[return-value]
+    return tuple(shape)
 
-# %% ../nbs/01_domains.ipynb #9ad9aad4
+# %% ../nbs/01_domains.ipynb #46266008
 @functools.lru_cache(maxsize=3)
 def read_raw(
     base: str,                  # a name in `DOMAINS`
     folders: tuple[Path, ...],  # where it is looked for, so that a change of these reads again
 ) -> Raw:
-    "The pictures of a domain as found."
+    "The pictures or texts of a domain as found."
     found = DOMAINS[base].load()
     raw = found.raw if isinstance(found, Domain) else found
     if isinstance(raw, Raw): return raw
@@ -426,23 +551,86 @@ def shifted(
     for shift, numbers in spec.shifts: x = SHIFTS[shift](x, ids, *numbers)
     return x
 
-# %% ../nbs/01_domains.ipynb #214681df
+# %% ../nbs/01_domains.ipynb #1a03d1ad
+@functools.lru_cache(maxsize=6)
+def found_of(
+    domain: Domain,             # on the CPU, without adapters
+    folders: tuple[Path, ...],  # where data is looked for
+) -> Content:
+    "Read, split, pick and shift: everything that a domain holds before any adapter."
+    raw, spec, where = domain.raw or read_raw(domain.spec.base, folders), domain.spec, domain.name
+    texts, labels = isinstance(raw.x, Texts), pick_classes(spec.classes, raw.classes, where)
+    if texts: check_modality(spec, "text")
+    def split(x, y, at, first_id): return Split(x[at] if texts else shifted(x[at], at + first_id, spec), relabel(y[at], labels))
+    train, val = (split(raw.x, raw.y, at, 0) for at in split_positions(raw, labels, domain.held_out, spec.limit, where))
+    test = None
+    if raw.test: test = split(*raw.test, torch.isin(raw.test[1], torch.tensor(labels)).nonzero().flatten(), len(raw.y))
+    classes = tuple(raw.classes[c] for c in labels)
+    parts = [t for s in (train, val, test) if s for t in (*(s.x.packed() if texts else (s.x,)), s.y)]
+    statistics = (torch.empty(0), torch.empty(0)) if texts else mean_and_std(train.x)
+    return Content(train, val, test, classes, raw.note, fingerprint(*parts, *classes), (), *statistics)
+
 @functools.lru_cache(maxsize=6)
 def content_of(
     domain: Domain,             # on the CPU
     folders: tuple[Path, ...],  # where data is looked for
 ) -> Content:
-    "Read, split, pick, shift and adapt: everything that a domain holds."
-    if domain.target or domain.like: return fitted(content_of(replace(domain, target=None, like=None), folders), domain)
-    raw, spec, where = domain.raw or read_raw(domain.spec.base, folders), domain.spec, domain.name
-    labels = pick_classes(spec.classes, raw.classes, where)
-    def split(x, y, at, first_id): return Split(shifted(x[at], at + first_id, spec), relabel(y[at], labels))
-    train, val = (split(raw.x, raw.y, at, 0) for at in split_positions(raw, labels, domain.held_out, spec.limit, where))
-    test = None
-    if raw.test: test = split(*raw.test, torch.isin(raw.test[1], torch.tensor(labels)).nonzero().flatten(), len(raw.y))
-    classes = tuple(raw.classes[c] for c in labels)
-    parts = [t for s in (train, val, test) if s for t in (s.x, s.y)]
-    return Content(train, val, test, classes, raw.note, fingerprint(*parts, *classes), (), *mean_and_std(train.x))
+    "What a domain holds, as a network reads it."
+    if domain.modality == "text":
+        check_modality(domain.spec, "text")
+        return in_pieces(domain.found, domain.vocabulary, domain.shape[0])  # type: ignore[arg-type]
+    check_modality(domain.spec, "image")
+    return fitted(domain.found, domain) if domain.target or domain.like else domain.found
+
+# %% ../nbs/01_domains.ipynb #d9302faa
+def check_modality(
+    spec: DomainName,
+    modality: str,     # 'image' or 'text'
+) -> None:
+    "Refuse a name that shifts texts like pictures, or cuts pictures like texts."
+    if modality == "text" and spec.shifts:
+        raise LotteryError(f"shift {spec.shifts[0][0]!r} in {str(spec)!r} is for pictures and {spec.base} holds texts: leave it out")
+    if modality == "image" and spec.reading:
+        raise LotteryError(f"{str(spec.reading)!r} in {str(spec)!r} is for texts and {spec.base} holds pictures: leave it out")
+
+# %% ../nbs/01_domains.ipynb #76a56b8e
+def vocabulary(
+    domains: "str | Domain | Iterable[str | Domain]",  # of text, in any order
+    size: int = PIECES,          # pieces, at most
+    coverage: float = COVERAGE,  # share of all characters that get a piece of their own
+) -> Vocabulary:
+    "One joint vocabulary of the training texts of some domains; `LotteryError` for a domain of pictures."
+    several = tuple(domain(d) for d in ((domains,) if isinstance(domains, (str, Domain)) else domains))
+    pictures = [d.name for d in several if d.modality == "image"]
+    if pictures or not several: raise LotteryError(f"{pictures[0] if pictures else 'nothing'} holds {'pictures' if pictures else 'no texts'}: make a vocabulary of domains of text")
+    return joint_vocabulary(several, size, coverage, data_folders())
+
+@functools.lru_cache(maxsize=8)
+def joint_vocabulary(
+    domains: tuple[Domain, ...],  # of text
+    size: int,                    # pieces, at most
+    coverage: float,              # share of all characters
+    folders: tuple[Path, ...],    # where data is looked for, so that a change of these reads again
+) -> Vocabulary:
+    "The vocabulary of their training texts; the last few are remembered."
+    return kept_vocabulary([row for d in domains for row in d.found.train.x.rows], size, coverage)
+
+def vocabulary_of(
+    reads: Domain,  # of text
+) -> Vocabulary:
+    "The vocabulary that a domain's name says."
+    reading = reads.spec.reading or Reading()
+    alone = replace(reads, spec=replace(reads.spec, reading=None), target=None, device="cpu")
+    return vocabulary([domain(name, reads.held_out) for name in domains_like(reading.domains)] or alone, reading.pieces)
+
+def in_pieces(
+    content: Content,  # texts
+    v: Vocabulary,
+    length: int,       # pieces of a text that are read
+) -> Content:
+    "The texts as piece numbers."
+    splits = content.map(lambda s: Split(encode(v, s.x, length), s.y))
+    return replace(content, **splits, adapters=(f"cut into {len(v):,} pieces by vocabulary {v.fingerprint}", f"the first {length} pieces of a text"))
 
 # %% ../nbs/01_domains.ipynb #52635682
 def fitted(
@@ -461,25 +649,28 @@ def fitted(
         names += ("normalised by other statistics",)
     return replace(content, **splits, adapters=names, mean=statistics[0], std=statistics[1])
 
-# %% ../nbs/01_domains.ipynb #5d4d8f02
+# %% ../nbs/01_domains.ipynb #3874e277
 def domain(
-    name: "str | Domain",      # NAME[classes]+shift(number)+…@limit; a Domain comes back as it is
+    name: "str | Domain",      # NAME[classes]+shift(number)+…@limit, for texts NAME[classes]@limit~bpe(…); a Domain comes back as it is
     validation: float = 0.1,   # share of each training class that validates, above 0 and at most 0.5
 ) -> Domain:
     "The domain of that name; nothing is read yet, but what is wrong with the name is refused (`LotteryError`)."
     if isinstance(name, Domain): return name
     check_number(validation, "validation", 0, 0.5, above=True)
     spec = parse_name(name)
-    if known := DOMAINS[spec.base].classes: pick_classes(spec.classes, known, name)
+    loader = DOMAINS[spec.base]
+    if loader.modality: check_modality(spec, loader.modality)
+    if loader.classes: pick_classes(spec.classes, loader.classes, name)
     return Domain(spec, validation)
 
 def for_plan(
     source: "str | Domain",  # a name, or a domain
 ) -> "str | Domain":
-    "A domain as a plan keeps it: its name where every process can read it by that, else the domain with its data."
+    "A domain as a plan keeps it: its name where every process can read it by that, else the domain with its data, and its vocabulary where that is made of other data too."
     found = domain(source)
     if found.portable: return source
-    return found if found.raw else replace(found, raw=read_raw(found.spec.base, data_folders()))
+    pieces = found.pieces or (found.vocabulary if found.spec.reading and found.spec.reading.domains else None)
+    return replace(found, raw=found.raw or read_raw(found.spec.base, data_folders()), pieces=pieces)
 
 # %% ../nbs/01_domains.ipynb #e8652430
 def epoch_order(

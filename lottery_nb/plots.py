@@ -6,7 +6,8 @@
 __all__ = ['COLOURS', 'SYMBOLS', 'DASHES', 'UNWANTED', 'GAINS', 'styled', 'text_of', 'faint', 'series_of', 'undertrained',
            'floor_of', 'refusal', 'density_axis', 'view_of', 'level_axis', 'band', 'dodges', 'line_of', 'curves',
            'pick_domain', 'accuracy_plot', 'layers_of', 'layer_density_plot', 'transfer_cells', 'targets_of',
-           'panels_of', 'matrix_layout', 'transfer_plot', 'by_start', 'transfer_curves', 'training_plot']
+           'panels_of', 'matrix_layout', 'transfer_plot', 'by_start', 'transfer_curves', 'training_plot',
+           'divergence_plot']
 
 # %% ../nbs/11_plots.ipynb #35b2f0e8
 from html import escape
@@ -416,3 +417,18 @@ def training_plot(
     n = rows.groupby(["role", "start", "density"])["seed"].nunique().rename("n").reset_index()
     about_band = "; the band is that of dense" if n["n"].max() > 1 else ""
     return styled(fig, f"Training on {text_of(domain)}: dense and {text_of(role)}", f"{split} {metric}, {seeds_text(n, confidence)}{about_band}", 480)
+
+# %% ../nbs/11_plots.ipynb #70a0f244
+def divergence_plot(
+    table: pd.DataFrame,  # of `stats.divergence`
+) -> go.Figure:
+    "Heatmap of the divergences between domains; refuses a table that does not say what it measures."
+    if "measured" not in table.attrs: raise LotteryError(f"a table of {' × '.join(map(str, table.shape))} does not say what it measures: give the table that stats.divergence returns")
+    names = [text_of(name) for name in table.index]
+    off = table.where(~np.eye(len(table), dtype=bool)).to_numpy()
+    fig = go.Figure(go.Heatmap(z=off, x=names, y=names, text=[[f"{v:.3f}" for v in row] for row in table.to_numpy()], texttemplate="%{text}", colorscale="Cividis", reversescale=True, xgap=2, ygap=2,
+                               hovertemplate="%{y} and %{x}: %{text} bits<extra></extra>", colorbar=dict(title=dict(text="bits", side="top"), thickness=12, outlinewidth=0)))
+    fig.update_yaxes(autorange="reversed", showgrid=False, automargin=True).update_xaxes(showgrid=False, type="category", automargin=True)
+    what, _, scale = table.attrs["measured"].rpartition("; ")
+    styled(fig, "How far apart the domains are", f"{what};<br>{scale}", 200 + 56*len(table))
+    return fig.update_layout(margin_t=104)

@@ -93,7 +93,7 @@ def stop(
 def _need_worker(folder: str | Path, what: str) -> None:
     if (status := Run(folder).status) not in ("running", "paused"): raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
 
-# %% ../nbs/09_workers.ipynb #ca9aa93a
+# %% ../nbs/09_workers.ipynb #9306b5da
 ENDS = 1 << 16  # bytes read at the start and at the end of a log
 
 def glance(
@@ -106,7 +106,7 @@ def glance(
         head, size = _lines(log, 0), log.stat().st_size
         tail = _lines(log, max(0, size - ENDS)) if size > ENDS else head
     planned = next((e.arms for _, e in head if isinstance(e, Planned)), None)
-    done = sum(1 for e in os.scandir(folder/"arms") if e.name.endswith(".safetensors")) if (folder/"arms").is_dir() else 0
+    done = sum(1 for e in os.scandir(folder/"arms") if e.name.endswith(".safetensors") and not e.name.startswith("state-")) if (folder/"arms").is_dir() else 0
     status = status_of(folder, [e for _, e in tail])
     return dict(run=folder.name, **_about(folder), status=status, arms=planned if status == "done" else done, planned=planned,
                 last=pd.Timestamp(tail[-1][0], unit="s").floor("s") if tail else pd.NaT, path=str(folder))

@@ -34,6 +34,7 @@ def alone(monkeypatch, tmp_path):
     DOMAINS.clear()
     DOMAINS.update(before)
     domains.read_raw.cache_clear()
+    domains.found_of.cache_clear()
     domains.content_of.cache_clear()
 
 
@@ -431,7 +432,7 @@ def test_bad_pictures_are_refused_in_one_sentence(case):
 
 
 @pytest.mark.parametrize("y, classes, part", [
-    ([0, 1]*9, None, "for 20 pictures"), ([0., 1.]*10, None, "are float64"), ([0, 2]*10, None, "class '1'"), ([0, -1]*10, None, "label -1"),
+    ([0, 1]*9, None, "for 20 rows"), ([0., 1.]*10, None, "are float64"), ([0, 2]*10, None, "class '1'"), ([0, -1]*10, None, "label -1"),
     ([0, 5]*10, ("a", "b"), "label 5"), ([0, 0]*10, None, "class '0'"), ([0]*19 + [1], None, "class '1'"), (["a", "c"]*10, ("a", "b"), "label 'c'"),
     ([0, 1]*10, ("a", "b", "c"), "class 'c'"), ([None, 1]*10, None, "are object"), ([[0], [1]]*10, None, "labels of mine have shape (20, 1)"), ([True, False]*10, None, "are bool")])
 def test_bad_labels_are_refused_in_one_sentence(y, classes, part):
@@ -483,7 +484,7 @@ def test_a_saved_domain_is_the_same_and_a_foreign_file_is_refused(tmp_path):
         back = load_domain(save_domain(d, tmp_path/"d.safetensors"))
         assert back.fingerprint == d.fingerprint and back.adapters == d.adapters and back.name == d.name and torch.equal(back.train.x, d.train.x)
     (tmp_path/"bad.safetensors").write_bytes(pickle.dumps({"x": 1}))
-    with pytest.raises(LotteryError, match="bad.safetensors is not a domain"): load_domain(tmp_path/"bad.safetensors")
+    with pytest.raises(LotteryError, match="bad.safetensors is not a safetensors file"): load_domain(tmp_path/"bad.safetensors")
 
 
 # real data

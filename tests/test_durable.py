@@ -15,7 +15,6 @@ from pathlib import Path
 
 import breaking
 import pytest
-import safetensors.torch
 import tiny
 import torch
 from breaking import Disk, broken_bytes, little_memory, places, raw_file, tampered, until, with_change, worker
@@ -24,11 +23,12 @@ from tiny import of, plan, some_arm, some_mask, trained, within
 
 from lottery_nb import runs, training
 from lottery_nb.core import EpochDone, LotteryError
+from lottery_nb.files import read_tensors, write_tensors
 from lottery_nb.models import Network
 from lottery_nb.own_data import load_domain
 from lottery_nb.pruning import geometric
-from lottery_nb.rewinding import Snapshot, read_tensors, write_tensors
-from lottery_nb.runs import Arms, Run, Tail, read_arm, read_plan, record, run, steer, write_plan
+from lottery_nb.rewinding import Snapshot
+from lottery_nb.runs import Arms, Run, Tail, read_arms, read_plan, record, run, steer, write_plan
 from lottery_nb.tickets import Ticket
 from lottery_nb.training import Recipe
 from lottery_nb.transfer import TransferPlan
@@ -74,8 +74,9 @@ def many(request):
 
 @pytest.mark.parametrize("moments", [3, 20])
 @pytest.mark.parametrize("kind", ["find", "transfer"])
-def test_killed_at_random_moments_a_run_ends_with_the_same_bits(kind, moments, whole, many, tmp_path, monkeypatch):
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(kind, moments, whole, many, tmp_path, monkeypatch, record_property):
     many(moments, often=3)
+    record_property("cases", moments)
     source, draw = whole[kind].path, random.Random(f"{kind} {moments}")
     disk, clock = Disk(), time.monotonic()
     with monkeypatch.context() as m:
@@ -305,7 +306,7 @@ def test_a_damaged_arm_is_not_taken_and_trained_again(whole, tmp_path):
     with little_memory():
         for what, damaged in broken_bytes(good, draw):
             file.write_bytes(damaged)
-            assert refused(lambda: read_arm(file), what) and arms.recall(file.stem) is None, what
+            assert refused(lambda: read_arms(file), what) and arms.result(file.stem) is None, what
             cases += 1
         for _ in range(60):
             what, t, r = tampered(tensors, record, draw)
@@ -313,16 +314,16 @@ def test_a_damaged_arm_is_not_taken_and_trained_again(whole, tmp_path):
                 write_tensors(file, t, r)
             except (TypeError, ValueError):
                 continue  # JSON or safetensors cannot hold it
-            refused(lambda: read_arm(file), what)
-            refused(lambda: arms.recall(file.stem), what)
+            refused(lambda: read_arms(file), what)
+            refused(lambda: arms.result(file.stem), what)
             cases += 1
     assert cases >= 75
     shutil.copy(sorted((folder/"arms").iterdir())[1], file)  # whole, and another's
-    assert refused(lambda: read_arm(file), "renamed") and arms.recall(file.stem) is None
+    assert refused(lambda: read_arms(file), "renamed") and arms.result(file.stem) is None
     lines = (folder/"events.jsonl").read_bytes().splitlines(keepends=True)
     (folder/"events.jsonl").write_bytes(b"".join(lines[:4]))
     assert run(search(), folder, "cpu", show=False).status == "done" and same(outcome(folder), outcome(whole["find"].path))
-    assert len(of("ArmTaken", Run(folder).events)) == Run(folder).info["arms"] - 1 and not refused(lambda: read_arm(file), "new")
+    assert len(of("ArmTaken", Run(folder).events)) == Run(folder).info["arms"] - 1 and not refused(lambda: read_arms(file), "new")
 
 
 def test_a_damaged_plan_is_refused_or_another_plan(whole, tmp_path):
@@ -426,13 +427,14 @@ def test_a_damaged_saved_domain_is_refused(tmp_path):
         for what, damaged in broken_bytes(good, draw, 30):
             file.write_bytes(damaged)
             assert refused(lambda: read_plan(tmp_path), what) or read_plan(tmp_path).hash == p.hash, what
-            refused(lambda: load_domain(file), what)
             cases += 1
-        tensors = safetensors.torch.load(good)
-        about = json.loads(json.loads(good[8:8 + int.from_bytes(good[:8], "little")])["__metadata__"]["lottery_nb.domain"])
+            assert refused(partial(load_domain, file), what) or load_domain(file).fingerprint == p.source.fingerprint, what
+        file.write_bytes(good)
+        tensors, record_ = read_tensors(file)
         for _ in range(80):
-            what, t, r = tampered(tensors, about, draw)
-            raw_file(file, t, {"lottery_nb.domain": json.dumps(r)})
+            what, t, r = tampered(tensors, record_, draw)
+            write_tensors(file, t, r)
+            refused(partial(load_domain, file), what)
             assert refused(lambda: read_plan(tmp_path), what) or read_plan(tmp_path).source.fingerprint == p.source.fingerprint, what
             cases += 1
     assert cases >= 110
@@ -493,8 +495,8 @@ def noised(content, draw):
     return bytes(out)
 
 
-def fuzz(seconds, case, least):
-    "Runs cases with the numbers 0, 1, … until the time is over: a case depends on its number alone, so that a failure repeats."
+def fuzz(seconds, case, least=50):
+    "Runs cases with the numbers 0, 1, … until the time is over, and at least so many: a case depends on its number alone, so that a failure repeats. How many there were."
     end, n = time.monotonic() + seconds, 0
     with little_memory():
         while time.monotonic() < end or n < least:
@@ -503,7 +505,7 @@ def fuzz(seconds, case, least):
     return n
 
 
-def test_fuzz_the_ticket_reader(one_file, tmp_path):
+def test_fuzz_the_ticket_reader(one_file, tmp_path, record_property):
     good, (tensors, record_), content = one_file.read_bytes(), read_tensors(one_file), Ticket.load(one_file).content
 
     def case(draw):
@@ -519,10 +521,10 @@ def test_fuzz_the_ticket_reader(one_file, tmp_path):
         if not refused(lambda: Ticket.load(path), what):
             used(path)
 
-    assert fuzz(FUZZ, case, least=50) >= 50
+    record_property("cases", fuzz(FUZZ, case))
 
 
-def test_fuzz_the_log_reader(whole, tmp_path):
+def test_fuzz_the_log_reader(whole, tmp_path, record_property):
     folder = shutil.copytree(whole["find"].path, tmp_path/"run")
     file = folder/"events.jsonl"
     good = file.read_bytes()
@@ -532,7 +534,7 @@ def test_fuzz_the_log_reader(whole, tmp_path):
         file.write_bytes(content)
         assert not refused(lambda: read_log(folder), what)
 
-    assert fuzz(FUZZ, case, least=50) >= 50
+    record_property("cases", fuzz(FUZZ, case))
 
 
 # --- two workers, steering, errors of a worker ---

@@ -15,9 +15,11 @@ from tiny import Fragile, exactly, find, listen, of, plan, same, some_arm, train
 
 from lottery_nb.core import LotteryError, canonical, from_plain
 from lottery_nb.domains import domain
+from lottery_nb.files import read_tensors, write_tensors
 from lottery_nb.masks import Mask
+from lottery_nb.models import Network
 from lottery_nb.pruning import cubic, geometric, linear, listed, one_shot
-from lottery_nb.rewinding import CONTROLS, fresh, masked, read_tensors, write_tensors
+from lottery_nb.rewinding import CONTROLS, Beginning, fresh, head_names, masked, refit
 from lottery_nb.tickets import FindPlan, Search, Ticket, find_tickets
 from lottery_nb.training import Recipe, lr_factor
 
@@ -182,6 +184,105 @@ def test_a_search_repeats_and_a_seed_does_not_depend_on_the_others():
     among = [t for t in listen(find_tickets(plan(seeds=(0, 2)), "cpu"))[0] if t.seed == 2]
     assert [t.mask for t in alone] == [t.mask for t in among] and alone[0].start().fingerprint == among[0].start().fingerprint
     assert alone[0].mask != listen(find_tickets(plan(seeds=(0,)), "cpu"))[0][0].mask
+
+
+# --- into another head, another number of channels ---
+
+NETS = {"lenet-300-100": 0.1, "conv-2": 0.1, "resnet-20": 0.2, "tiny:normed": 1.0}
+
+
+def drawn_ticket(network, channels, keep=0.5):
+    "A ticket with random weights and a random mask, the head's too, through its file's reader."
+    net = Network(network, (channels, 8, 8), 5, NETS[network])
+    θ0 = fresh(net, 3)
+    dice = torch.Generator().manual_seed(channels)
+    mask = Mask({n: torch.rand(w.shape, generator=dice) < keep for n, w in θ0.weights.items() if w.ndim > 1})
+    trained = replace(θ0, weights={n: w + torch.randn(w.shape, generator=dice)*0.1 for n, w in θ0.weights.items()}, optimizer={"momentum": θ0.weights}, step=9, updates=9)
+    norm = ((0.5,)*channels, (0.2,)*channels)
+    return Ticket(mask, net, {"init": θ0, "rewind": trained, "source-trained": replace(trained, optimizer={})}, Recipe(), "digits", "x", norm, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    return {(n, c): Ticket.load(drawn_ticket(n, c).save(folder/f"{i}-{c}.safetensors")) if ":" not in n else drawn_ticket(n, c) for i, n in enumerate(NETS) for c in (1, 3)}
+
+
+def adapted(t, network): return next(n for n, b in t.mask.items() if b.shape != network.get_parameter(n).shape)
+
+
+@pytest.mark.parametrize("network", NETS)
+@pytest.mark.parametrize("start", ["init", "rewind", "source-trained"])
+@pytest.mark.parametrize("old, new", [(3, 1), (1, 3), (1, 2), (3, 4)])
+def test_another_number_of_channels_answers_grey_pictures_alike(network, start, old, new, loaded):
+    t = loaded[network, old]
+    before, fitted = t.model(start), t.fitted(start, channels=new)
+    after, grey = t.model(start, channels=new), torch.rand(6, 1, 8, 8)
+    assert torch.allclose(before.eval()(grey.repeat(1, old, 1, 1)), after.eval()(grey.repeat(1, new, 1, 1)), atol=1e-5)
+    first = adapted(t, after)
+    assert {n for n, p in after.named_parameters() if p.shape != before.get_parameter(n).shape} == {first}
+    assert all(torch.equal(p, before.get_parameter(n)) for n, p in after.named_parameters() if n != first) and same(dict(after.named_buffers()), dict(before.named_buffers()))
+    sources = t.mask[first].reshape(len(t.mask[first]), old, -1)
+    assert torch.equal(fitted.mask[first].reshape(len(sources), new, -1), sources.any(1, keepdim=True).expand(-1, new, -1))
+    assert fitted.mask.kept == t.mask.kept - t.mask[first].sum() + new*sources.any(1).sum() and set(fitted.mask) == set(t.mask)
+    for n, bits in fitted.mask.items():
+        gone = after.get_parameter(n)[~bits]
+        assert not gone.any() and not gone.signbit().any()
+    assert (fitted.start.step, fitted.start.updates, fitted.start.optimizer) == (0, 0, {})
+
+
+@pytest.mark.parametrize("network", ["lenet-300-100", "conv-2", "tiny:normed"])
+@pytest.mark.parametrize("fields", [dict(n_classes=7), dict(n_classes=5), dict(head="mlp"), dict(n_classes=2, head="mlp", channels=1)], ids=str)
+def test_a_new_head_is_drawn_and_the_body_stays(network, fields, loaded):
+    t = loaded[network, 3]
+    fitted, model = t.fitted(**fields), t.model(**fields).eval()
+    state = model.state_dict()
+    assert model(torch.rand(2, fields.get("channels", 3), 8, 8)).shape == (2, fields.get("n_classes", 5))
+    head = set(head_names(fitted.network))
+    body = {n: w for n, w in t.model().state_dict().items() if n not in head | set(head_names(t.network))}
+    assert set(fitted.mask) == set(t.mask) - head_names(t.network) - head and head < set(state) == head | set(body)
+    assert all(torch.equal(state[n], w) for n, w in body.items() if state[n].shape == w.shape)
+    drawn = [w for n, w in model.named_parameters() if n in head and w.ndim > 1]
+    assert all((w != 0).all() for w in drawn)  # no mask of the old head covers the new one
+    assert same(state, t.model(**fields).state_dict())
+    other = replace(t, seed=4).model(**fields)
+    assert not any(torch.equal(w, other.get_parameter(n)) for n, w in model.named_parameters() if n in head and w.ndim > 1)
+    assert not torch.equal(drawn[0], fresh(fitted.network, t.seed).weights[next(n for n, w in model.named_parameters() if w is drawn[0])])
+
+
+def test_what_nothing_is_asked_of_is_as_it_was(loaded):
+    for t in loaded.values():
+        fitted = t.fitted("rewind")
+        assert fitted.start.fingerprint == t.start("rewind").fingerprint and fitted.mask == t.mask and fitted.network == t.network
+        same_channels = t.fitted("rewind", channels=t.network.input_shape[0])
+        assert same_channels.start.fingerprint == t.start("rewind").fingerprint
+
+
+@pytest.mark.parametrize("fields, says", [
+    (dict(channels=0), "channels=0: give a whole number of at least 1"), (dict(channels=1.5), "channels=1.5"), (dict(channels=True), "channels=True"), (dict(channels=(1, 28, 28)), r"channels=\(1, 28, 28\)"),
+    (dict(channels=-3), "channels=-3"), (dict(n_classes=1), "Network.n_classes=1: give a whole number of at least 2"), (dict(n_classes=0), "n_classes=0"), (dict(n_classes=2.5), "n_classes=2.5"),
+    (dict(n_classes="7"), "n_classes='7'"), (dict(head="mpl"), "did you mean 'mlp'"), (dict(head=3), "Network.head=3"), (dict(head=""), "Network.head=''"), (dict(start="late"), "start='late'")], ids=str)
+def test_nonsense_is_not_fitted(fields, says, loaded):
+    for use in (loaded["conv-2", 3].model, loaded["conv-2", 3].fitted):
+        with pytest.raises(LotteryError, match=says) as e:
+            use(**fields)
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("change", [dict(input_shape=(3, 16, 16)), dict(input_shape=(1, 8, 16)), dict(width=0.2), dict(name="conv-4")], ids=str)
+def test_a_body_becomes_no_other_one(change, loaded):
+    t = loaded["conv-2", 3]
+    with pytest.raises(LotteryError, match="only its head, class count and number of channels may differ"):
+        refit(t.fitted(), t.network.with_(**change))
+
+
+def test_a_network_that_is_built_around_its_channels_is_refused():
+    net = Network("tiny:channelled", (3, 8, 8), 5)
+    begin = Beginning(net, Mask.dense({"0.weight": fresh(net, 0).weights["0.weight"]}), fresh(net, 0), 0)
+    with pytest.raises(LotteryError, match="'0.weight' is .* only layers that read the picture can adapt"):
+        refit(begin, net.with_(input_shape=(1, 8, 8)))
+    with pytest.raises(LotteryError, match="use the network that it was taken from"):
+        refit(replace(begin, start=replace(begin.start, buffers={"x": torch.zeros(1)}, weights=begin.start.weights)), net.with_(n_classes=5))
 
 
 # --- seeds that fail ---

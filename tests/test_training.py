@@ -302,7 +302,7 @@ def test_a_frozen_body_is_a_fixed_function_with_a_linear_model_on_it(used):
 
 
 def test_recalibrated_statistics_are_those_of_the_target(used):
-    arm = some_arm(network="tiny:normed", start=used, norm="recalibrated", recipe=Recipe(lr=0.1, epochs=2, batch_size=32, augment=("crop",)))
+    arm = some_arm(network="tiny:normed", start=used, norm="recalibrated", recipe=Recipe(lr=0.1, epochs=2, batch_size=32, augment=("crop",), precision="fp32"))
     (result,), _ = trained(replace(arm, frozen=body_of(arm), capture=(3,)))
     conv, there = load(arm.network.build(0), used)[0], arm.domain
     with torch.no_grad():
@@ -399,9 +399,9 @@ def test_own_data_without_test_pictures_report_validation_alone():
 def test_measuring_in_parts_is_measuring_at_once():
     from lottery_nb.training import Trainer
     arm = some_arm(network="tiny:watched")
-    t = Trainer(arm, torch.device("cpu"))
+    t = Trainer([arm], torch.device("cpu"))
     for size in (1, 7, 1000):
-        assert evaluate(t, arm.domain.test, size) == pytest.approx(measure(arm.network, arm.start, arm.domain.test, arm.domain), rel=1e-5)
+        assert evaluate(t, arm.domain.test, size)[0] == pytest.approx(measure(arm.network, arm.start, arm.domain.test, arm.domain), rel=1e-5)
 
 
 # --- losses that explode ---

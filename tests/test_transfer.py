@@ -201,7 +201,7 @@ def test_what_is_planned_is_what_is_trained(tickets):
     planned, started = events[0], of("ArmStarted", events)
     assert planned.arms == len(started) == len(results) == len(of("ArmDone", events))
     assert planned.images == sum(r.arm.recipe.batch_size*5 for r in results)
-    assert [e.tags for e in started] == [r.arm.tags for r in results] and {e.tags["source"] for e in started} == {tiny.NAME}
+    assert {e.arm: e.tags for e in started} == {r.arm.name: r.arm.tags for r in results} and {e.tags["source"] for e in started} == {tiny.NAME}
 
 
 def test_without_a_recipe_each_ticket_brings_its_own(tickets):

@@ -155,6 +155,12 @@ def normed(input_shape, n_classes):
     return nn.Sequential(nn.Conv2d(c, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4*h*w, n_classes))
 
 
+def channelled(input_shape, n_classes):
+    "As many maps as the picture has channels, four times over."
+    c, h, w = input_shape
+    return nn.Sequential(nn.Conv2d(c, 4*c, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4*c*h*w, n_classes))
+
+
 def level(input_shape, n_classes):
     "All weights of a layer are equal: nothing but ties."
     net = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1]*input_shape[2], 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, n_classes))
