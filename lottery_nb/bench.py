@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['CONTENDERS', 'PEERS', 'SIZES', 'OURS', 'SPEEDS', 'ALONE', 'LIMIT', 'FIGURES', 'PACKAGE', 'WORKS', 'Contender',
-           'Piece', 'pieces', 'slug', 'untested', 'write_pictures', 'job_for', 'engine', 'make_tickets', 'peak_memory',
-           'waited', 'timed', 'sparse_arms', 'clocked', 'growth', 'matmul_peak', 'flops_of', 'speed', 'peak', 'cost',
-           'work', 'NotMeasured', 'answer_of', 'commands', 'choices', 'cores', 'Stand', 'machine', 'Bench', 'bench',
-           'setup', 'read', 'ratios', 'compared', 'speeds', 'cost_row', 'table', 'reasons', 'settings_table',
-           'growth_frame', 'ratio_figure', 'growth_figure', 'page']
+           'Piece', 'pieces', 'slug', 'untested', 'write_pictures', 'job_for', 'make_tickets', 'peak_memory', 'waited',
+           'timed', 'sparse_arms', 'clocked', 'growth', 'matmul_peak', 'flops_of', 'speed', 'peak', 'cost', 'work',
+           'NotMeasured', 'answer_of', 'commands', 'choices', 'cores', 'Stand', 'machine', 'Bench', 'bench', 'setup',
+           'read', 'ratios', 'compared', 'speeds', 'cost_row', 'table', 'reasons', 'settings_table', 'growth_frame',
+           'ratio_figure', 'growth_figure', 'page']
 
-# %% ../nbs/16_bench.ipynb #baab869f
+# %% ../nbs/16_bench.ipynb #5aac0792
 import importlib.metadata, inspect, json, os, platform, re, resource, shutil, statistics, subprocess, sys, tempfile, time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +29,7 @@ from .models import Network, prunable
 from .masks import Mask
 from .pruning import geometric, kept_count, listed
 from .rewinding import TRAINED, fresh
-from .training import Arm, Recipe, finish, train
+from .training import Arm, Recipe, finish, precision_of, train
 from .tickets import FindPlan, Ticket, find_tickets
 from .transfer import TransferPlan, transfer
 
@@ -80,12 +80,12 @@ class Piece:
         how = Recipe("sgd", lr=self.lr, momentum=self.momentum, epochs=self.epochs, batch_size=self.batch_size, schedule="constant", augment=self.augment, keep="last")
         return replace(how, precision=precision) if precision else how
 
-# %% ../nbs/16_bench.ipynb #60ad24ac
+# %% ../nbs/16_bench.ipynb #e84d4f48
 SIZES: dict[str, dict[str, Any]] = {
     "cuda": dict(find="fashion_mnist", epoch="cifar10", lenet=("fashion_mnist[0-4]@500", "fashion_mnist[5-9]", 128), resnet=("cifar10[0-4]@500", "cifar10[5-9]@5000", 128), tune=20_000,
                  arms=(1, 2, 4, 8, 16, 32, 64), steps=100, resnet_arms=(1, 2, 4, 8, 16, 32, 64), resnet_steps=20, peak="cifar10", resnet18=True, cost=("cifar10", 10), square=8192),
-    "cpu": dict(find="fashion_mnist@10000", epoch="cifar10@1500", lenet=("fashion_mnist[0-4]@200", "fashion_mnist[5-9]@3000", 128), resnet=("cifar10[0-4]@200", "cifar10[5-9]@150", 64), tune=640,
-                arms=(1, 2, 4, 8, 16, 32, 64), steps=20, resnet_arms=(1, 2, 4, 8), resnet_steps=2, peak="cifar10@300", resnet18=False, cost=("cifar10@3000", 4), square=2048),
+    "cpu": dict(find="fashion_mnist@6000", epoch="cifar10@1000", lenet=("fashion_mnist[0-4]@200", "fashion_mnist[5-9]@2000", 128), resnet=("cifar10[0-4]@200", "cifar10[5-9]@150", 64), tune=640,
+                arms=(1, 2, 4, 8, 16, 32, 64), steps=10, resnet_arms=(1, 2, 4, 8), resnet_steps=2, peak="cifar10@300", resnet18=False, cost=("cifar10@2400", 4), square=2048),
     "quick": dict(find="digits@300", epoch="digits@150", lenet=("digits[0-4]@100", "digits[5-9]@100", 32), resnet=("digits[0-4]@60", "digits[5-9]@60", 24), tune=64,
                   arms=(1, 2), steps=2, resnet_arms=(1, 2), resnet_steps=1, peak="digits@100", resnet18=False, cost=("digits@200", 1), square=128)}
 SIZES["mps"] = SIZES["cpu"]
@@ -95,7 +95,7 @@ def pieces(
 ) -> dict[str, tuple[Piece, ...]]:
     "The pieces of work (a) to (c) that several contenders do."
     s, quick = SIZES[size], size == "quick"
-    narrow = dict(width=0.1 if quick else 1.0, tune=s["tune"])
+    narrow = dict(width=0.1 if quick else 1.0, tune=s["tune"]*4)
     slim = dict(width=0.25 if quick else 1.0, tune=s["tune"])
     against = lambda ours: tuple((ours, p) for p in PEERS)
     rounds, four = geometric(0.2, 2 if quick else 5).densities[1:], (0.5, 0.2, 0.1, 0.05)
@@ -154,14 +154,8 @@ def job_for(
                 lr=piece.lr, momentum=piece.momentum, epochs=piece.epochs, batch_size=piece.batch_size, augment=piece.augment, seed=0, seeds=piece.seeds,
                 device=device, threads=threads, workers=0, tune=0)
 
-# %% ../nbs/16_bench.ipynb #34060382
+# %% ../nbs/16_bench.ipynb #c3e97d12
 OURS: Registry = Registry("kind of work")  # (job, domain) -> (function that does the work, returning events; pieces to divide by)
-
-def engine(
-    job: Mapping[str, Any],
-) -> dict[str, Any]:
-    "What decides how arms share steps."
-    return {"layout": job.get("layout", "auto")} if "layout" in inspect.signature(train).parameters else {}
 
 def _recipe(job: Mapping[str, Any]) -> Recipe: return Piece(**job["piece"]).recipe(job.get("precision"))
 
@@ -170,12 +164,12 @@ def _find_plan(job: Mapping[str, Any], d: Domain) -> FindPlan:
 
 @OURS.register("find")
 def _find(job: Mapping[str, Any], d: Domain) -> tuple[Callable[[], Iterator[Event]], int]:
-    return lambda: find_tickets(_find_plan(job, d), job["device"], **engine(job)), job["seeds"]
+    return lambda: find_tickets(_find_plan(job, d), job["device"], layout=job.get("layout", "auto")), job["seeds"]
 
 @OURS.register("epoch")
 def _epoch(job: Mapping[str, Any], d: Domain) -> tuple[Callable[[], Iterator[Event]], int]:
     def until_pruned() -> Iterator[Event]:
-        for e in find_tickets(_find_plan(job, d), job["device"], **engine(job)):
+        for e in find_tickets(_find_plan(job, d), job["device"], layout=job.get("layout", "auto")):
             yield e
             if isinstance(e, TicketFound): return
     return until_pruned, 1
@@ -184,7 +178,7 @@ def _epoch(job: Mapping[str, Any], d: Domain) -> tuple[Callable[[], Iterator[Eve
 def _transfer(job: Mapping[str, Any], d: Domain) -> tuple[Callable[[], Iterator[Event]], int]:
     tickets = [t for t in map(Ticket.load, job["tickets"]) if t.seed < job["seeds"]]
     plan = TransferPlan(tickets, (d,), (TRAINED,), controls=("reinit", "shuffled", "random mask"), recipe=_recipe(job))
-    return lambda: transfer(plan, job["device"], **engine(job)), 4*len(tickets)
+    return lambda: transfer(plan, job["device"], layout=job.get("layout", "auto")), 4*len(tickets)
 
 # %% ../nbs/16_bench.ipynb #37060db4
 def make_tickets(
@@ -197,7 +191,7 @@ def make_tickets(
     plan = FindPlan(untested(source), piece.network, piece.width, listed(list(piece.densities)), recipe=recipe, seeds=piece.seeds, controls=())
     return [str(t.save(safe_child(folder, f"{slug(piece.key)}-{t.name}.safetensors"))) for t in finish(find_tickets(plan, "cpu"))]
 
-# %% ../nbs/16_bench.ipynb #90fcee62
+# %% ../nbs/16_bench.ipynb #d459c08a
 def peak_memory(
     device: torch.device,
 ) -> float:
@@ -225,9 +219,10 @@ def timed(
     found = [e for e in events if isinstance(e, TicketFound)]
     accuracy = {e.arm: e.validation_accuracy for e in events if isinstance(e, EpochDone)}
     last = list(accuracy.values())[-parts:]
-    shared = max(len(group) for e in events if isinstance(e, Layout) for group in e.groups)
-    return {"seconds": seconds/parts, "kept": found[-1].kept if found else job["kept"][-1], "accuracy": sum(last)/len(last),
-            "memory_mb": peak_memory(device), "settings": {"arms that share a step": shared, "precision": _recipe(job).precision, "threads": job["threads"]}}
+    layouts, net = [e for e in events if isinstance(e, Layout)], Network(**job["net"])
+    how = {"arms that share a step": max(len(group) for e in layouts for group in e.groups), "groups side by side": max(e.lanes for e in layouts), "threads of each": max(e.threads for e in layouts)}
+    return {"seconds": seconds/parts, "kept": found[-1].kept if found else Ticket.load(job["tickets"][-1]).mask.kept, "accuracy": sum(last)/len(last),
+            "memory_mb": peak_memory(device), "settings": {"precision": precision_of(Arm("", net, d, _recipe(job), 0, fresh(net, 0)), device), **how}}
 
 # %% ../nbs/16_bench.ipynb #a7b46be6
 def sparse_arms(
@@ -255,7 +250,7 @@ def clocked(
     finish(work())
     return waited(device) - begin
 
-# %% ../nbs/16_bench.ipynb #0e693ae0
+# %% ../nbs/16_bench.ipynb #581805e3
 def growth(
     job: Mapping[str, Any],  # domains, device, sizes
 ) -> dict[str, Any]:
@@ -267,12 +262,12 @@ def growth(
         points.append({"what": what, "network": network, "x": x, "seconds": clocked(device, work)})
     for network, counts, steps in (("lenet-300-100", s["arms"], s["steps"]), ("resnet-20", s["resnet_arms"], s["resnet_steps"])):
         how = replace(few, steps=steps, batch_size=job["batch"][network], lr=0.05)
-        for n in counts: add("arms", network, n, partial(train, sparse_arms(d[network], network, n, how), device, **engine(job)))
+        for n in counts: add("arms", network, n, partial(train, sparse_arms(d[network], network, n, how), device))
     lenet, how = "lenet-300-100", replace(few, steps=s["steps"], batch_size=job["batch"]["lenet-300-100"], lr=0.02)
-    for width in wide: add("width", lenet, width, partial(train, sparse_arms(d[lenet], lenet, 8, how, width), device, **engine(job)))
+    for width in wide: add("width", lenet, width, partial(train, sparse_arms(d[lenet], lenet, 8, how, width), device))
     for rounds in (1, 2, 4, 8):
         plan = FindPlan(d[lenet], lenet, schedule=geometric(0.2, rounds), recipe=how, seeds=1, controls=())
-        add("rounds", lenet, rounds, partial(find_tickets, plan, device, **engine(job)))
+        add("rounds", lenet, rounds, partial(find_tickets, plan, device))
     return {"points": points, "seconds": sum(p["seconds"] for p in points)}
 
 # %% ../nbs/16_bench.ipynb #22d32fb7
@@ -301,7 +296,7 @@ def flops_of(
         model(torch.zeros(batch, *network.input_shape)).sum().backward()
     return counter.get_total_flops()/batch
 
-# %% ../nbs/16_bench.ipynb #91467195
+# %% ../nbs/16_bench.ipynb #0d29ac11
 SPEEDS = (("LeNet-300-100, 16 arms", "lenet-300-100", 16, "fp32"), ("ResNet-20, fp32", "resnet-20", 1, "fp32"), ("ResNet-20, default precision", "resnet-20", 1, None),
           ("ResNet-18, bf16", "resnet-18", 1, "bf16"))  # (row, network, arms, precision: None for the default)
 
@@ -311,7 +306,7 @@ def speed(
 ) -> float:
     "Pictures a second in training, validation (2 % of the pictures) included: two epochs' worth of time between a long and a short training, after one to warm up."
     device = torch.device(job["device"])
-    short, short, long = (clocked(device, partial(train, arms(n), device, **engine(job))) for n in (1, 1, 3))
+    short, short, long = (clocked(device, partial(train, arms(n), device)) for n in (1, 1, 3))
     one = arms(1)
     return 2*len(one)*len(one[0].domain.train.y)/max(long - short, 1e-9)
 
@@ -334,7 +329,7 @@ def peak(
         rows.append({"row": row, "images_per_second": rate, "flops": flops, "memory_mb": peak_memory(device), "share": flops/(tops["fp32"] if precision == "fp32" else max(tops.values()))})
     return {"peaks": tops, "rows": rows, "seconds": time.perf_counter() - begin}
 
-# %% ../nbs/16_bench.ipynb #a39fb1d5
+# %% ../nbs/16_bench.ipynb #42961685
 def cost(
     job: Mapping[str, Any],  # domains, device, sizes
 ) -> dict[str, Any]:
@@ -343,9 +338,10 @@ def cost(
     how = Recipe("sgd", lr=0.1, epochs=job["sizes"]["cost"][1], batch_size=min(64, len(d.train.y)), augment=("crop", "flip"), keep="last")
     begin, told = time.perf_counter(), {}
     for name, recipe in (("fp32", replace(how, precision="fp32")), ("default", how)):
-        done = finish(train(sparse_arms(d, "resnet-20", job["seeds"], recipe), device, **engine(job)))
+        arms = sparse_arms(d, "resnet-20", job["seeds"], recipe)
+        done = finish(train(arms, device))
         told[name] = [t.metrics["validation"]["accuracy"] for t in done]
-    return {"accuracy": told, "default": how.precision, "validation pictures": len(d.validation.y), "epochs": how.epochs, "seconds": time.perf_counter() - begin}
+    return {"accuracy": told, "default": precision_of(arms[0], device), "validation pictures": len(d.validation.y), "epochs": how.epochs, "seconds": time.perf_counter() - begin}
 
 ALONE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"growth": growth, "peak": peak, "cost": cost}
 
@@ -355,6 +351,7 @@ def work(
     "Do the job in a file and print the answer as one line of JSON: what a process of this package runs."
     job = json.loads(Path(path or sys.argv[1]).read_text())
     torch.set_num_threads(job["threads"])
+    importlib.import_module("torch._dynamo")  # torch.optim does so when it is first used: an import, which nobody's clock counts
     print(json.dumps(ALONE.get(job["work"], timed)(job)))
 
 # %% ../nbs/16_bench.ipynb #7356e674
@@ -600,7 +597,7 @@ def speeds(
             row |= {"result": f"{statistics.median(rates):,.0f} images/s, {100*statistics.median(shares):.2g} % of the peak", "spread": f"{min(rates):,.0f} to {max(rates):,.0f}", "repeats": str(len(found))}
         yield row
 
-# %% ../nbs/16_bench.ipynb #f2b8ac86
+# %% ../nbs/16_bench.ipynb #417397d0
 def cost_row(
     told: Mapping[str, Any],  # of the work 'cost'; empty: not measured
 ) -> dict[str, str]:
@@ -610,7 +607,7 @@ def cost_row(
         from lottery_nb.stats import interval
         a, b = repeat["accuracy"]["default"], repeat["accuracy"]["fp32"]
         difference = interval([x - y for x, y in zip(a, b, strict=True)])
-        row |= {"result": str(replace(difference, unit="points")), "spread": f"{len(a)} seeds, accuracy {100*statistics.mean(b):.1f} % in fp32", "repeats": "1"}
+        row |= {"result": str(replace(difference, unit="points")), "spread": f"{len(a)} seeds, accuracy {100*statistics.mean(b):.1f} % in fp32; the default is {repeat['default']}", "repeats": "1"}
     return row
 
 def table(

@@ -88,7 +88,7 @@ def load_amazon(
     how = f" (its makers publish the reviews at {AMAZON_HOME}; write them as amazon/{part}.parquet with the columns text and label, 0 for negative and 1 for positive)"
     return locate(f"amazon-{part}", [([f"amazon/{part}.parquet"], read_reviews)], get_it=how)
 
-# %% ../nbs/01_data_texts.ipynb #ad6555f9
+# %% ../nbs/01_data_texts.ipynb #6d937879
 PAD, UNKNOWN = 0, 1
 PIECES, LENGTH, COVERAGE = 8000, 500, 0.9995  # pieces, pieces of a text that are read, share of characters covered: Desai et al. 2019, section 3
 
@@ -114,21 +114,14 @@ class Vocabulary:
         "All pieces by number; '▁' is the space before a word."
         return tuple(self.processor.id_to_piece(list(range(len(self)))))
 
-    def tensor(self) -> Tensor:
-        "The content as a tensor for a file, uint8 [bytes]."
-        return torch.frombuffer(bytearray(self.model), dtype=torch.uint8)
+    def tensor(self) -> Tensor: "The content as a tensor for a file, uint8 [bytes]."; return torch.frombuffer(bytearray(self.model), dtype=torch.uint8)
 
     @classmethod
-    def from_tensor(cls, content: Tensor) -> "Vocabulary":
-        "What `tensor` gave; `LotteryError` for anything else."
-        return cls(content.numpy().tobytes())
+    def from_tensor(cls, content: Tensor) -> "Vocabulary": "What `tensor` gave; `LotteryError` for anything else."; return cls(content.numpy().tobytes())
 
     def __len__(self) -> int: return self.processor.vocab_size()
-
     def __hash__(self) -> int: return hash(self.fingerprint)
-
     def __repr__(self) -> str: return f"Vocabulary({len(self):,} pieces, {self.fingerprint})"
-
     def __getstate__(self) -> dict: return {"model": self.model}
 
 # %% ../nbs/01_data_texts.ipynb #6004ac1f

@@ -6,8 +6,8 @@
 __all__ = ['DOMAINS', 'SHIFTS', 'AUGMENTATIONS', 'PADDING', 'Loader', 'register_domain', 'check_name', 'by_parts', 'invert',
            'blur', 'rotate', 'noise', 'Reading', 'parse_reading', 'domains_like', 'DomainName', 'parse_name',
            'parse_shift', 'pick_classes', 'Split', 'first_of_each', 'split_positions', 'relabel', 'adapt_pictures',
-           'adapter_names', 'Content', 'mean_and_std', 'Loaded', 'Shown', 'Adaptable', 'Planned', 'Domain',
-           'check_shape', 'read_raw', 'shifted', 'found_of', 'content_of', 'check_modality', 'vocabulary',
+           'adapter_names', 'Content', 'mean_and_std', 'Loaded', 'Served', 'Shown', 'Adaptable', 'Planned', 'Kind',
+           'Domain', 'check_shape', 'read_raw', 'shifted', 'found_of', 'content_of', 'check_modality', 'vocabulary',
            'joint_vocabulary', 'vocabulary_of', 'in_pieces', 'fitted', 'domain', 'for_plan', 'epoch_order',
            'epoch_draws', 'pixel_rows', 'augmented', 'batch_images']
 
@@ -339,7 +339,7 @@ def mean_and_std(
     std = torch.where(std > 0, std, torch.full_like(std, 255.0))
     return tuple((v/255).float().view(-1, 1, 1) for v in (mean, std))  # type: ignore[return-value]
 
-# %% ../nbs/01_domains.ipynb #87b7ed2d
+# %% ../nbs/01_domains.ipynb #a0169924
 class Loaded:
     "What a domain answers once its pictures or texts are read."
     found: Any     # the domain's `Content` before any adapter
@@ -369,6 +369,9 @@ class Loaded:
     @property
     def note(self) -> str: "What a reader should know about this copy of the data."; return self.found.note
 
+# %% ../nbs/01_domains.ipynb #98bb6adb
+class Served(Loaded):
+    "What a domain gives a network."
     def inputs(self: Any,
         x: Tensor,      # of a split: uint8 [N, C, H, W] for pictures, piece numbers [N, L] for texts
         index: Tensor,  # which rows to take, int64 [n], or [arms, n] for a stack of networks
@@ -380,8 +383,8 @@ class Loaded:
         if draws: raise LotteryError(f"Recipe.augment ({', '.join(draws)}) on {self.name}: only pictures are augmented and these are texts, use augment=()")
         return x[index.to(x.device)].long()
 
-# %% ../nbs/01_domains.ipynb #a7b300d7
-class Shown(Loaded):
+# %% ../nbs/01_domains.ipynb #3bdb681f
+class Shown(Served):
     "What a domain shows of itself."
     name: str
     device: str
@@ -472,21 +475,10 @@ class Planned(Adaptable):
         given = {"pieces": {"type": "Vocabulary", "content": self.pieces.fingerprint}} if self.pieces else {}
         return {"type": "OwnDomain", **kept, **given, "content": self.fingerprint}
 
-# %% ../nbs/01_domains.ipynb #c9a0ff04
-@DATA.register("Domain")
-@dataclass(frozen=True, repr=False)
-class Domain(Planned):
-    "A labelled data set with train, validation and test splits, read when first needed."
-    spec: DomainName                       # its name, taken apart
-    held_out: float = 0.1                  # share of each training class that validates
-    target: tuple[int, ...] | None = None  # channels, height, width to bring the pictures to, or (length of the texts,); None: as found, or as the name says
-    like: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and standard deviation to normalise with; None: its own
-    raw: Raw | None = None                 # your own data; None: look the name up
-    device: str = "cpu"                    # where the tensors live
-    pieces: Vocabulary | None = None       # to cut texts with; None: the vocabulary that its name says
-
-    @property
-    def name(self) -> str: "As it was asked for."; return str(self.spec)  # type: ignore[override]
+# %% ../nbs/01_domains.ipynb #9e7c4759
+class Kind(Planned):
+    "What kind of data a domain holds, and what a network must take to read it."
+    target: tuple[int, ...] | None
 
     @cached_property
     def modality(self) -> str:  # type: ignore[override]
@@ -504,6 +496,22 @@ class Domain(Planned):
     def vocabulary(self) -> Vocabulary | None:
         "What cuts its texts into pieces; None for pictures."
         return None if self.modality == "image" else self.pieces or vocabulary_of(self)
+
+# %% ../nbs/01_domains.ipynb #039e306b
+@DATA.register("Domain")
+@dataclass(frozen=True, repr=False)
+class Domain(Kind):
+    "A labelled data set with train, validation and test splits, read when first needed."
+    spec: DomainName                       # its name, taken apart
+    held_out: float = 0.1                  # share of each training class that validates
+    target: tuple[int, ...] | None = None  # channels, height, width to bring the pictures to, or (length of the texts,); None: as found, or as the name says
+    like: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and standard deviation to normalise with; None: its own
+    raw: Raw | None = None                 # your own data; None: look the name up
+    device: str = "cpu"                    # where the tensors live
+    pieces: Vocabulary | None = None       # to cut texts with; None: the vocabulary that its name says
+
+    @property
+    def name(self) -> str: "As it was asked for."; return str(self.spec)  # type: ignore[override]
 
     @cached_property
     def found(self) -> Content:  # type: ignore[override]

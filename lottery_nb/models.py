@@ -7,7 +7,7 @@ __all__ = ['HEADS', 'EXTRA_PARAMETERS', 'NETWORKS', 'CONV_STAGES', 'VGG_STAGES',
            'PRUNABLE', 'WIDTH_STEPS', 'scaled', 'image_shape', 'initialise', 'MLPHead', 'make_head', 'with_head',
            'lenet', 'conv_stages', 'conv_net', 'vgg', 'Residual', 'conv_norm', 'residual', 'resnet', 'Windows',
            'TextCNN', 'text_cnn', 'evaluating', 'zeros_for', 'outputs_of', 'run_once', 'head_of', 'head_parameters',
-           'stored_weight', 'replace_head', 'prunable', 'label_of', 'options_of', 'construct', 'checked', 'words_of',
+           'stored_weight', 'replace_head', 'prunable', 'label_of', 'options_of', 'construct', 'checked', 'Described',
            'Network', 'summary', 'small_network']
 
 # %% ../nbs/02_models.ipynb #df43b508
@@ -501,18 +501,28 @@ def checked(
         name = Reference.to(named(name))
     return {"name": name, "input_shape": shape, "width": float(network.width)}
 
-# %% ../nbs/02_models.ipynb #c5230e57
-def words_of(
-    network: "Network",  # any
-) -> str:
-    "An architecture in a few words."
-    pieces = f" of {network.vocabulary:,} pieces" if network.vocabulary else ""
-    wide, deep = "" if network.width == 1 else f", width {network.width:g}", ", 2-layer head" if network.head == "mlp" else ""
-    return f"{label_of(network.name)} ({'×'.join(map(str, network.input_shape))}{pieces} → {network.n_classes}{wide}{deep})"
+# %% ../nbs/02_models.ipynb #87a84192
+class Described:
+    "What an architecture says of itself."
+    name: str | Callable
+    input_shape: tuple[int, ...]
+    n_classes: int
+    width: float
+    head: str
+    vocabulary: int | None
 
-# %% ../nbs/02_models.ipynb #68a6ce9c
+    def plain(self: Any) -> dict[str, Any]:
+        "The architecture as plain data for a plan."
+        return {"type": "Network", **{f.name: to_plain(getattr(self, f.name)) for f in fields(self) if f.name != "vocabulary" or self.vocabulary}}
+
+    def __str__(self) -> str:
+        pieces = f" of {self.vocabulary:,} pieces" if self.vocabulary else ""
+        wide, deep = "" if self.width == 1 else f", width {self.width:g}", ", 2-layer head" if self.head == "mlp" else ""
+        return f"{label_of(self.name)} ({'×'.join(map(str, self.input_shape))}{pieces} → {self.n_classes}{wide}{deep})"
+
+# %% ../nbs/02_models.ipynb #85c2a70a
 @data
-class Network:
+class Network(Described):
     "An architecture as data; refuses unknown names, shapes and sizes when it is made."
     name: str | Callable             # a name of `NETWORKS`, 'module:function', or a factory `(input_shape, n_classes) -> nn.Module`
     input_shape: tuple[int, ...]     # of one example: (channels, height, width), or (pieces of a text,)
@@ -547,13 +557,6 @@ class Network:
     def parameters_count(self) -> int:
         "All parameters, biases and normalisation scales included."
         return sum(p.numel() for p in self.skeleton().parameters())
-
-    def plain(self) -> dict[str, Any]:
-        "The architecture as plain data for a plan."
-        return {"type": "Network", **{f.name: to_plain(getattr(self, f.name)) for f in fields(self) if f.name != "vocabulary" or self.vocabulary}}
-
-    def __str__(self):
-        return words_of(self)
 
 # %% ../nbs/02_models.ipynb #a2b6a6c2
 def summary(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'SCOPES', 'Quotas', 'BATCHES', 'CRITERIA', 'GRASP_TEMPERATURE', 'Schedule', 'geometric', 'one_shot',
            'linear', 'cubic', 'listed', 'kept_count', 'quotas', 'prune', 'Scoring', 'magnitude', 'magnitude_increase',
-           'at_random', 'gradient', 'snip', 'grasp', 'in_steps', 'synflow', 'make_mask']
+           'at_random', 'gradient', 'snip', 'grasp', 'in_steps', 'refuse_tokens', 'synflow', 'make_mask']
 
 # %% ../nbs/04_pruning.ipynb #5c333750
 from collections.abc import Callable, Iterator, Mapping
@@ -394,7 +394,7 @@ def grasp(scoring: Scoring) -> dict[str, Tensor]:
                 yield torch.stack([(one * fixed).sum() for one, fixed in zip(g, flow.values(), strict=True)]).sum()
         return {n: leaves[n].detach() * hg for n, hg in _gradients(along(), leaves).items()}
 
-# %% ../nbs/04_pruning.ipynb #6e86830c
+# %% ../nbs/04_pruning.ipynb #edc64f53
 def in_steps(
     steps: int, # how often to score and prune on the way to a density
 ) -> Callable:
@@ -402,10 +402,18 @@ def in_steps(
     def mark(criterion: Any) -> Any: criterion.steps = steps; return criterion
     return mark
 
+def refuse_tokens(
+    model: nn.Module,
+) -> None:
+    "Refuse a network that begins with an embedding: it reads piece numbers, of which ones say nothing."
+    if any(isinstance(m, nn.Embedding) for m in model.modules()):
+        raise LotteryError(f"criterion 'synflow' sends ones through a network and {type(model).__name__} reads piece numbers: use 'snip', 'grasp' or 'magnitude'")
+
 @CRITERIA.register("synflow")
 @in_steps(100)
 def synflow(scoring: Scoring) -> dict[str, Tensor]:
-    "|w| · dR/d|w| for an input of ones; for networks whose input is numbers, not tokens."
+    "|w| · dR/d|w| for an input of ones; refuses a network that reads piece numbers."
+    refuse_tokens(scoring.model)
     shape = scoring.input_shape or next(scoring.data())[0].shape[1:]
     device = next(scoring.model.parameters()).device
     double = torch.device("cpu") if device.type == "mps" else device

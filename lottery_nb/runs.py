@@ -321,7 +321,7 @@ class Arms(Recall):
 
     def file(self, state: str) -> Path: "Where a stack's state lies."; return safe_child(self.folder, f"state-{state}.safetensors")
 
-# %% ../nbs/09_runs.ipynb #aba161df
+# %% ../nbs/09_runs.ipynb #cce4d44b
 def write_arms(
     path: Path,                    # '….safetensors'
     saved: Mapping[str, Saved],    # identity -> state or result
@@ -339,7 +339,7 @@ def write_arms(
         arms[identity] = {"record": numbers, "points": points, "metrics": s.metrics, "told": [e.line() for e in s.told]}
     write_tensors(path, tensors, {"file": path.stem, "arms": list(arms.items())})
 
-NUMBERS = ("score", "epoch", "waited", "seconds", "failed", "validation")  # of a Record, besides its snapshots
+NUMBERS = ("score", "epoch", "waited", "seconds", "failed", "ended", "validation")  # of a Record, besides its snapshots
 
 # %% ../nbs/09_runs.ipynb #8fa701ca
 def read_arms(
@@ -415,7 +415,7 @@ def _key(e: Event) -> tuple | None:
     if isinstance(e, Layout): return ("Layout", json.dumps(e.groups))
     return (type(e).__name__, getattr(e, "arm", getattr(e, "ticket", getattr(e, "round", None))), getattr(e, "epoch", None))
 
-# %% ../nbs/09_runs.ipynb #45a57f1d
+# %% ../nbs/09_runs.ipynb #23d369c5
 class Writer:
     "Writes a run's events, tickets, states and results."
     def __init__(self,
@@ -452,7 +452,8 @@ class Writer:
     def _state(self, e: StackState) -> None:
         if e.state is None:
             for arm in e.arms: self.told.pop(arm, None)
-            with suppress(OSError): self.arms.file(e.identity).unlink(missing_ok=True)
+            if e.identity:
+                with suppress(OSError): self.arms.file(e.identity).unlink(missing_ok=True)
         elif time.monotonic() >= self.next_state:
             clock, told = time.monotonic(), dict(self.told.values())
             self._try(", ".join(e.arms), lambda: write_arms(self.arms.file(e.identity), {name: replace(s, told=tuple(told[name])) for name, s in e.state().items()}))

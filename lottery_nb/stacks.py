@@ -98,7 +98,7 @@ def _dropout(channels: bool) -> Callable:
 DROPOUTS = {F.dropout: _dropout(False), F.dropout1d: _dropout(True), F.dropout2d: _dropout(True), F.dropout3d: _dropout(True)}
 "Dropout function -> what it is for a stack, and for one arm."
 
-# %% ../nbs/06_stacks.ipynb #7102df11
+# %% ../nbs/06_stacks.ipynb #a685a18b
 @dataclass(frozen=True)
 class Habits:
     "What a network does when it runs."
@@ -120,13 +120,15 @@ def habits(
 def _tried(network: Network, x: Tensor) -> Habits:
     nets, kept = [network.build(k).double().train() for k in range(2)], {}
     def keep(t: Tensor) -> Tensor: kept[t.data_ptr()] = t.numel() * (4 if t.is_floating_point() else t.element_size()); return t
-    outs, before = [], torch.get_rng_state()
-    for k, net in enumerate(nets):
-        with Stacked(1, draws=[torch.Generator().manual_seed(k)]) as mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): outs.append(deepcopy(net)(x.flip(-1) if k else x))
-    draws = not torch.equal(before, torch.get_rng_state())
-    torch.set_rng_state(before)
-    owned = sum(p.numel() * 4 for p in nets[0].parameters())
-    return Habits(mode.dropped, draws, not draws and _agrees(nets, x, torch.cat(outs)), max(0, sum(kept.values()) - 2 * owned) // (2 * len(x)))
+    copies, outs, before = deepcopy(nets), [], torch.get_rng_state()
+    try:
+        for k, net in enumerate(copies):
+            with Stacked(1, draws=[torch.Generator().manual_seed(k)]) as mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): outs.append(net(x.flip(-1) if k else x))
+    except Exception: return Habits(True, True, False, 0)  # one that does not run in double precision: nothing is known of it
+    finally: draws = not torch.equal(before, torch.get_rng_state()); torch.set_rng_state(before)
+    for net in copies:
+        for p in net.parameters(): kept.pop(p.data_ptr(), None)  # the weights are counted elsewhere
+    return Habits(mode.dropped, draws, not draws and _agrees(nets, x, torch.cat(outs)), sum(kept.values()) // (2 * len(x)))
 
 def _agrees(nets: list[nn.Module], x: Tensor, alone: Tensor) -> bool:
     "Whether two networks in a stack give what each gives alone."
@@ -152,9 +154,9 @@ def install(
         if tensor.is_floating_point(): owned.append(getattr(module, leaf))
     return owned
 
-# %% ../nbs/06_stacks.ipynb #f3f14f39
+# %% ../nbs/06_stacks.ipynb #88494487
 class Flat:
-    "The trained parameters of a stack of arms as one vector, their gradients as another; the network's parameters become windows onto them."
+    "The trained parameters of a stack of arms as one vector, and their masks; the network's parameters become windows onto it."
     def __init__(self,
         model: nn.Module,                # its parameters that require gradients are taken over
         masks: Sequence[Mask | None],    # one an arm
@@ -163,20 +165,27 @@ class Flat:
         params = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.shapes, first = {n: p.shape for n, p in params}, params[0][1]
         self.theta = torch.zeros(sum(p.numel() for _, p in params) * self.arms, dtype=first.dtype, device=first.device)
-        self.grad, self.bits = torch.zeros_like(self.theta), None
-        for (_, p), weights, grad in zip(params, self.windows(self.theta), self.windows(self.grad), strict=True):
-            p.data, p.grad = (weights, grad) if self.arms > 1 else (weights[0], grad[0])
+        self.bits: Tensor | None = None
+        self.params = [p for _, p in params]
+        for p, weights in zip(self.params, self.own(self.theta), strict=True): p.data = weights
         if any(m is not None for m in masks):
             self.bits = torch.full_like(self.theta, -1, dtype=torch.int64 if first.dtype == torch.float64 else torch.int32)
             for k, mask in enumerate(masks): self.fill(self.bits, k, {n: -m.to(self.bits.dtype) for n, m in (mask or {}).items()})
 
+    def own(self, vector: Tensor) -> list[Tensor]:
+        "Windows in the shapes of the network's parameters: without the axis of the arms where there is one arm."
+        return [w if self.arms > 1 else w[0] for w in self.windows(vector)]
+
+    def mask_gradients(self) -> None:
+        "Clear the gradients of pruned weights to +0, whatever they are."
+        if self.bits is None: return
+        for p, bits in zip(self.params, self.own(self.bits), strict=True):
+            if p.grad is not None: p.grad.view(bits.dtype).bitwise_and_(bits)
+
     def windows(self, vector: Tensor) -> list[Tensor]:
         "One window [arms, …] a parameter; those of image kernels are laid out channels-last."
-        return [_window(part, (self.arms, *shape)) for part, shape in zip(self.parts(vector), self.shapes.values(), strict=True)]
-
-    def parts(self, vector: Tensor) -> list[Tensor]:
-        "One part [arms, numel] a parameter, as it lies in memory."
-        return [part.view(self.arms, -1) for part in vector.split([shape.numel() * self.arms for shape in self.shapes.values()])]
+        parts = vector.split([shape.numel() * self.arms for shape in self.shapes.values()])
+        return [_window(part, (self.arms, *shape)) for part, shape in zip(parts, self.shapes.values(), strict=True)]
 
     @torch.no_grad()
     def fill(self, vector: Tensor, arm: int, named: Mapping[str, Tensor]) -> None:

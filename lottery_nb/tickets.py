@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLAIN', 'STARTS', 'SCORE_AT', 'KINDS', 'TicketContents', 'Ticket', 'FindPlan', 'seeds_from', 'Search', 'find_tickets']
 
-# %% ../nbs/07_tickets.ipynb #1852d461
+# %% ../nbs/07_tickets.ipynb #de87391d
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from .domains import Domain, domain, for_plan
 from .files import read_tensors, write_tensors
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
-from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask
+from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask, refuse_tokens
 from .rewinding import CONTROLS, RETRAIN, TRAINED, Beginning, Snapshot, check_fit, fresh, load, masked, refit, rewind_step, round_start, snapshot_from
 from .training import NOTHING, Arm, Recall, Recipe, Trained, batches_of, lr_factor, steps_per_epoch, train
 
@@ -252,7 +252,7 @@ def _check_find(p: FindPlan) -> None:
     if p.layer_fractions and p.schedule.kind != "geometric":
         raise LotteryError(f"FindPlan.layer_fractions with a {p.schedule.kind} schedule: a share pruned in each round needs geometric(fraction, rounds)")
 
-# %% ../nbs/07_tickets.ipynb #f2b349c6
+# %% ../nbs/07_tickets.ipynb #57cd28f3
 class Search:
     "A plan with its domain loaded and its network known."
     def __init__(self,
@@ -263,6 +263,7 @@ class Search:
         fits: dict[str, Any] = dict(input_shape=self.domain.shape, n_classes=self.domain.n_classes, width=plan.width, vocabulary=words and len(words))
         self.network = plan.network.with_(**fits) if isinstance(plan.network, Network) else Network(plan.network, **fits)
         model = self.network.build(0)
+        if plan.criterion == "synflow": refuse_tokens(model)
         head = head_parameters(model, self.network.input_shape, self.network.n_classes, self.network.head_layer)
         own = {n: f for layer, f in plan.layer_fractions.items() for n in _layer(layer, head, model)}
         self.names = prunable(model, self.network.input_shape, plan.prunable, "head" in plan.layer_fractions or any(n in head for n in own), self.network.head_layer)

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'FROZEN_NORM', 'SLOTS', 'ENGINE', 'NOTHING', 'LAYOUTS', 'STACK', 'SMALL_STEP',
-           'ROOM', 'Recipe', 'lr_factor', 'Arm', 'Trained', 'check_arms', 'steps_per_epoch', 'total_steps',
-           'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'Trainer', 'recalibrated', 'batches_of',
-           'evaluate', 'guard_start', 'guard_zeros', 'Record', 'Member', 'identity', 'in_stack', 'Saved', 'Recall',
-           'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
+           'ROOM', 'MOST_THREADS', 'Recipe', 'lr_factor', 'Arm', 'Trained', 'check_arms', 'steps_per_epoch',
+           'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'Trainer', 'recalibrated',
+           'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record', 'Member', 'identity', 'in_stack', 'Saved',
+           'Recall', 'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
 
-# %% ../nbs/06_training.ipynb #a7625494
+# %% ../nbs/06_training.ipynb #9dca5b82
 import itertools, math, os, time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -167,7 +167,7 @@ def total_steps(arm: Arm) -> int:
     "Optimizer steps of an arm's whole training."
     return arm.recipe.steps or arm.recipe.epochs * steps_per_epoch(arm.domain, arm.recipe)
 
-# %% ../nbs/06_training.ipynb #5060fafe
+# %% ../nbs/06_training.ipynb #59c76b8d
 SLOTS = {"sgd": {"momentum": "momentum_buffer"}, "adam": {"mean": "exp_avg", "square": "exp_avg_sq"}, "adamw": {"mean": "exp_avg", "square": "exp_avg_sq"}}
 
 def optimizer_of(
@@ -176,19 +176,18 @@ def optimizer_of(
     state: Mapping[str, Tensor],      # slot -> vector like flat.theta, which the optimizer goes on with and changes in place
     updates: int,                     # that the state has seen
 ) -> torch.optim.Optimizer:
-    "The optimizer of torch that trains a flat vector; its groups are the arms, or all of them where their rates are equal."
+    "The optimizer of torch that trains a stack; its groups are the arms, or all of them where their rates are equal."
     recipe = recipes[0]
     fused: dict[str, Any] = dict(fused=flat.theta.device.type != "mps")
     alike = len({(r.lr, r.weight_decay) for r in recipes}) == 1
-    pieces = lambda vector: [[vector]] if alike else [[part[k] for part in flat.parts(vector)] for k in range(flat.arms)]
-    weights = pieces(flat.theta)
+    pieces = lambda vector: [flat.own(vector)] if alike else [[window[k] for window in flat.windows(vector)] for k in range(flat.arms)]
+    weights = [flat.params] if alike else pieces(flat.theta)
     groups = [dict(params=params, lr=r.lr, weight_decay=r.weight_decay) for params, r in zip(weights, recipes, strict=False)]
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "sgd": optimizer = torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **fused)
     else: optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](groups, betas=recipe.betas, eps=recipe.eps, **fused)
-    for params, grads, *slots in zip(weights, pieces(flat.grad), *(pieces(state[s]) for s in SLOTS[recipe.optimizer]), strict=True):
-        for p, g, *values in zip(params, grads, *slots, strict=True):
-            p.grad = g
+    for params, *slots in zip(weights, *(pieces(state[s]) for s in SLOTS[recipe.optimizer]), strict=True):
+        for p, *values in zip(params, *slots, strict=True):
             optimizer.state[p] = dict(zip(SLOTS[recipe.optimizer].values(), values, strict=True))
             if recipe.optimizer != "sgd": optimizer.state[p]["step"] = torch.tensor(float(updates), device=p.device if fused["fused"] else "cpu")
     return optimizer
@@ -203,7 +202,7 @@ def still_norms(
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     return [m for n, m in norms.items() if all(f"{n}.{p}" in arm.frozen for p, _ in m.named_parameters())]
 
-# %% ../nbs/06_training.ipynb #6cce75f4
+# %% ../nbs/06_training.ipynb #b8f0ba7b
 def precision_of(
     arm: Arm,
     device: torch.device,
@@ -216,7 +215,13 @@ def precision_of(
 
 def has_kernels(arm: Arm) -> bool: "Whether the network has image kernels."; return any(w.ndim == 4 for w in arm.start.weights.values())
 
-# %% ../nbs/06_training.ipynb #acf330e8
+def _wanders(arm: Arm) -> bool:
+    "Whether a network of the user's draws random numbers of its own, from torch's one global state."
+    return not isinstance(arm.network.name, str) and _habits(arm).draws
+
+def _habits(arm: Arm) -> Habits: "Those of its network on four of its inputs."; return habits(arm.network, arm.domain.inputs(arm.domain.train.x, torch.arange(min(4, len(arm.domain.train.y)))))
+
+# %% ../nbs/06_training.ipynb #8c3a0ce9
 class Trainer:
     "A stack of arms on a device: one network, flat weights, optimizer state and position."
     def __init__(self,
@@ -241,8 +246,8 @@ class Trainer:
         self.step, self.updates = first.start.step, first.start.updates
         self.per_epoch, self.total = steps_per_epoch(first.domain, first.recipe), total_steps(first)
         self.kernels = has_kernels(first)
-        self.own = not isinstance(first.network.name, str)  # a function of the user's may draw what it likes
-        self.drops = self.own or any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.model.modules())
+        self.draws = _wanders(first)
+        self.drops = not isinstance(first.network.name, str) or any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.model.modules())
         self.still = still_norms(self.model, first)
 
     def _alike(self, tensors: list[Tensor]) -> Tensor:
@@ -264,10 +269,14 @@ class Trainer:
 
     def descend(self) -> None:
         "One optimizer step; pruned weights and their state stay exactly +0."
-        if self.flat.bits is not None: self.flat.grad.view(self.flat.bits.dtype).bitwise_and_(self.flat.bits)
-        factor = lr_factor(self.recipe, self.step, self.total)
-        for group, a in zip(self.optimizer.param_groups, self.arms, strict=False): group["lr"] = a.recipe.lr * factor
+        self.flat.mask_gradients()
+        factor, groups = lr_factor(self.recipe, self.step, self.total), self.optimizer.param_groups
+        for k, (group, a) in enumerate(zip(groups, self.arms, strict=False)):
+            group["lr"] = a.recipe.lr * factor
+            if len(groups) > 1:
+                for p, whole in zip(group["params"], self.flat.params, strict=True): p.grad = None if whole.grad is None else whole.grad[k]
         self.optimizer.step()
+        for p in self.flat.params: p.grad = None
         self.step, self.updates = self.step + 1, self.updates + 1
 
     def snapshot(self, arm: int = 0) -> Snapshot:
@@ -275,21 +284,22 @@ class Trainer:
         one = lambda named: {n: copied(t[arm] if len(self.arms) > 1 else t) for n, t in named}
         return Snapshot(one(self.model.named_parameters()), one(self.model.named_buffers()), {s: self.flat.named(v, arm) for s, v in self.state.items()}, self.step, self.updates)
 
-# %% ../nbs/06_training.ipynb #b0c00e64
+# %% ../nbs/06_training.ipynb #da1ad4f8
 @torch.no_grad()
 def recalibrated(
     arm: Arm,
     device: torch.device,
+    template: nn.Module | None = None,  # the network, to be copied; None: it is built
 ) -> Snapshot:
     "The arm's start with the statistics of frozen batch-norm layers set to those of one pass over the domain's training data, in order and without augmentation."
-    t = Trainer([arm], device)
+    t = Trainer([arm], device, template)
     n = len(t.domain.train.y)
     t.model.eval()
     for m in t.still: m.reset_running_stats(); m.momentum = None; m.train()
     for index in torch.arange(n, device=device).chunk(-(-n // 250)): t.forward(t.inputs(t.domain.train, index))
     return replace(arm.start, buffers=t.snapshot().buffers)
 
-# %% ../nbs/06_training.ipynb #40350328
+# %% ../nbs/06_training.ipynb #2aafc7bb
 def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
     "Train up to step `last` (the epoch's end, or a capture), yielding ticks and adding losses and hits to `sums` [arms, 2], step by step so that stops on the way change no bit."
     epoch, seeds, split = t.step // t.per_epoch, list(dict.fromkeys(a.seed for a in t.arms)), t.domain.train
@@ -305,12 +315,11 @@ def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
         here = slice(at := (t.step % t.per_epoch) * size, at + size)
         x, y = t.inputs(split, order[:, here], {k: v[:, here] for k, v in draws.items()}), split.y[order[:, here]]
         if len(seeds) < len(t.arms): x, y = x.unflatten(0, y.shape)[rows].flatten(0, 1), y[rows]
-        t.flat.grad.zero_()
-        with global_seed(t.arms[0].seed, "forward", t.step) if t.own and len(t.arms) == 1 else nullcontext(): out = t.forward(x)
+        with global_seed(t.arms[0].seed, "forward", t.step) if t.draws else nullcontext(): out = t.forward(x)
         losses = F.cross_entropy(out, y.flatten(), reduction="none").view_as(y).mean(1)
         losses.sum().backward()
         t.descend()
-        sums += torch.stack([losses.detach().float(), (out.detach().argmax(1).view_as(y) == y).float().mean(1)], 1)
+        sums += torch.stack([losses.detach(), (out.detach().argmax(1).view_as(y) == y).to(sums.dtype).mean(1)], 1)
         if time.monotonic() - clock > 0.1:
             clock = time.monotonic()
             for a in t.arms: yield Tick(a.name, t.step / t.per_epoch, t.total / t.per_epoch)
@@ -330,7 +339,7 @@ def batches_of(
             yield here.inputs(here.train.x, index), here.train.y[index]
     return batches
 
-# %% ../nbs/06_training.ipynb #0fb6a372
+# %% ../nbs/06_training.ipynb #8d428d59
 @torch.no_grad()
 def evaluate(
     t: Trainer,
@@ -339,12 +348,12 @@ def evaluate(
 ) -> list[dict[str, float]]:
     "Accuracy (0..1) and mean cross-entropy of each arm on a split, in evaluation mode."
     t.model.eval()
-    arms, sums = len(t.arms), torch.zeros(len(t.arms), 2, device=t.device)
+    arms, sums = len(t.arms), torch.zeros(len(t.arms), 2, dtype=t.dtype, device=t.device)
     for index in torch.arange(len(split.y), device=t.device).split(max(1, size // arms)):
         x, y = t.inputs(split, index), split.y[index]
         out = t.forward(x if arms == 1 else x.repeat(arms, *[1] * (x.ndim - 1))).unflatten(0, (arms, -1))
         losses = F.cross_entropy(out.flatten(0, 1), y.repeat(arms), reduction="none").view(arms, -1)
-        sums += torch.stack([(out.argmax(2) == y).float().sum(1), losses.float().sum(1)], 1)
+        sums += torch.stack([(out.argmax(2) == y).to(sums.dtype).sum(1), losses.sum(1)], 1)
     return [{"accuracy": hits / len(split.y), "loss": loss / len(split.y)} for hits, loss in sums.tolist()]
 
 # %% ../nbs/06_training.ipynb #0eaec28b
@@ -367,7 +376,7 @@ def guard_zeros(t: Trainer) -> None:
     pruned = sum(int((~m).sum()) for a in t.arms for n, m in (a.mask or {}).items() if n in t.flat.shapes)
     assert int((t.flat.bits == 0).sum()) == pruned, f"arms {names} prune {int((t.flat.bits == 0).sum())} weights, their masks {pruned}"
 
-# %% ../nbs/06_training.ipynb #455ed314
+# %% ../nbs/06_training.ipynb #003eacc5
 @dataclass(eq=False)
 class Record:
     "How far an arm's training is: the best epoch, the snapshots taken, and for how long there was nothing better."
@@ -377,6 +386,7 @@ class Record:
     waited: int = 0
     seconds: float = 0.0
     failed: str = ""              # why it ended early
+    ended: int = 0                # the step at which it failed
     captured: dict[int, Snapshot] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
 
@@ -410,10 +420,10 @@ def _look(t: Trainer, members: list[Member]) -> None:
     for k, m in enumerate(members):
         if t.step in m.arm.capture: m.record.captured[t.step] = t.snapshot(k)
 
-# %% ../nbs/06_training.ipynb #0077a914
+# %% ../nbs/06_training.ipynb #48dab93a
 def _epoch(t: Trainer, members: list[Member]) -> Iterator[Event]:
     "Train all members for an epoch, or what is left of it, and look at the validation data."
-    clock, begin, sums = time.monotonic(), t.step, torch.zeros(len(members), 2, device=t.device)
+    clock, begin, sums = time.monotonic(), t.step, torch.zeros(len(members), 2, dtype=t.dtype, device=t.device)
     end = min((t.step // t.per_epoch + 1) * t.per_epoch, t.total)
     stops = {s for m in members for s in m.arm.capture} | {begin + 1}
     _look(t, members)
@@ -428,7 +438,8 @@ def _epoch(t: Trainer, members: list[Member]) -> Iterator[Event]:
         m.record.seconds += seconds
         bad = next((f"{what} loss became {v}" for what, v in (("training", loss), ("validation", seen["loss"])) if not math.isfinite(v)), "")
         if bad:
-            m.record.failed = f"the {bad} in epoch {epoch}: lower Recipe.lr (now {m.arm.recipe.lr:g}) or lengthen Recipe.warmup"
+            why = f"the {bad} in epoch {epoch}: lower Recipe.lr (now {m.arm.recipe.lr:g}) or lengthen Recipe.warmup"
+            m.record = Record(failed=why, ended=t.step, seconds=m.record.seconds)
             continue
         _note(m, t, k, epoch, seen)
         lr = m.arm.recipe.lr * lr_factor(t.recipe, t.step - 1, t.total)
@@ -477,7 +488,7 @@ class Recall:
 
 NOTHING = Recall()
 
-# %% ../nbs/06_training.ipynb #f899a618
+# %% ../nbs/06_training.ipynb #75082dcf
 def _result(m: Member, t: Trainer | None = None, k: int = 0) -> Trained:
     "What an arm gave; with the trainer, where it stood at the end too."
     if m.record.failed: return Trained(m.arm, failed=m.record.failed)
@@ -491,9 +502,9 @@ def _tested(members: list[Member], device: torch.device, template: nn.Module) ->
     t = Trainer([replace(m.arm, start=m.record.kept) for m in members], device, template)  # type: ignore[arg-type]
     for m, metrics in zip(members, evaluate(t, t.domain.test), strict=True): m.metrics["test"] = metrics
 
-def _ended(m: Member, step: int) -> Event:
+def _ended(m: Member) -> Event:
     "The event of an arm's end."
-    if m.record.failed: return ArmFailed(m.arm.name, -(-step // steps_per_epoch(m.arm.domain, m.arm.recipe)), step, m.record.failed)
+    if m.record.failed: return ArmFailed(m.arm.name, -(-m.record.ended // steps_per_epoch(m.arm.domain, m.arm.recipe)), m.record.ended, m.record.failed)
     return ArmDone(m.arm.name, m.record.epoch, m.metrics, m.record.seconds, Saved(m.record, None, m.metrics))
 
 # %% ../nbs/06_training.ipynb #5bbda7f9
@@ -506,31 +517,39 @@ def _taken(arms: Sequence[Arm], names: Sequence[str], saved: Sequence[Saved]) ->
         results.append(_result(Member(arm, name, s.record, None, s.metrics)))
     return results
 
-# %% ../nbs/06_training.ipynb #971bf35c
+# %% ../nbs/06_training.ipynb #c6427b1c
 def _train_stack(arms: Sequence[Arm], device: torch.device, recall: Recall, template: nn.Module) -> Generator[Event, None, list[Trained]]:
     "Train arms that share their steps, from where they were saved if they were; a failure is an event and a result, not an exception."
-    arms = sorted(arms, key=_place)
-    names = in_stack([identity(a, device, torch.get_num_threads()) for a in arms])
+    arms, names, state = _known_as(arms, device)
     earlier = [recall.result(n) if n else None for n in names]
-    if all(earlier): return (yield from _taken(arms, names, [s for s in earlier if s]))
-    state = fingerprint("state", *names)
-    saved = recall.state(state) if all(names) else {}
-    members = [Member(a, n, saved[n].record, saved[n].now, saved[n].metrics) if n in saved else Member(a, n, Record(), a.start) for a, n in zip(arms, names, strict=True)]
+    if all(earlier):
+        taken = yield from _taken(arms, names, [s for s in earlier if s])
+        yield StackState([a.name for a in arms], state)
+        return taken
+    saved = recall.state(state) if state else {}
+    if set(saved) != set(names): saved = {}
+    members = [Member(a, n, _apart(saved[n].record), saved[n].now, saved[n].metrics) if saved else Member(a, n, Record(), a.start) for a, n in zip(arms, names, strict=True)]
     if not saved and arms[0].norm == "recalibrated" and arms[0].frozen:
-        for m in members: m.now = recalibrated(m.arm, device)
+        for m in members: m.now = recalibrated(m.arm, device, template)
     results: dict[str, Trained] = {}
     for m in members:
         epochs = (total_steps(m.arm) - m.arm.start.step) / steps_per_epoch(m.arm.domain, m.arm.recipe)
         yield ArmStarted(m.arm.name, dict(m.arm.tags), epochs, len(m.arm.domain.train.y), m.identity)
-        if m.now is None: results[m.arm.name] = _result(m); yield _ended(m, 0)
-    yield from _stages(members, results, device, template, state if all(names) else "")
+        if m.now is None: results[m.arm.name] = _result(m); yield _ended(m)
+    yield from _stages(members, results, device, template, state)
+    yield StackState([a.name for a in arms], state)
     return [results[a.name] for a in arms]
 
-def _place(arm: Arm) -> tuple:
-    "One order for the arms of a stack, so that the same stack rounds the same in every run, whatever the test data."
-    return (arm.seed, arm.start.fingerprint, arm.mask.fingerprint if arm.mask is not None else "", arm.recipe.lr, arm.recipe.weight_decay)
+def _known_as(arms: Sequence[Arm], device: torch.device) -> tuple[list[Arm], list[str], str]:
+    "Arms in the one order that they have in a stack, so that it rounds the same in every run; their identities; that of their state, '' where they have none."
+    mask_of = lambda a: a.mask.fingerprint if a.mask is not None else ""
+    arms = sorted(arms, key=lambda a: (a.seed, a.start.fingerprint, mask_of(a), a.recipe.lr, a.recipe.weight_decay))
+    names = in_stack([identity(a, device, torch.get_num_threads()) for a in arms])
+    return arms, names, fingerprint("state", *names) if all(names) else ""
 
-# %% ../nbs/06_training.ipynb #79ba5078
+def _apart(record: Record) -> Record: "A record that does not change when this one does."; return replace(record, captured=dict(record.captured))
+
+# %% ../nbs/06_training.ipynb #0c4690ce
 def _stages(members: list[Member], results: dict[str, Trained], device: torch.device, template: nn.Module, state: str) -> Iterator[Event]:
     "Train a stack to the end of its last arm; each stage ends when arms leave."
     while living := [m for m in members if m.now is not None]:
@@ -539,7 +558,8 @@ def _stages(members: list[Member], results: dict[str, Trained], device: torch.de
         if 1 < len(living) < len(members): yield Layout([[m.arm.name for m in living]])
         def saved(t: Trainer = t, living: list[Member] = living) -> dict[str, Saved]:
             places = {id(m): k for k, m in enumerate(living)}
-            return {m.identity: Saved(replace(m.record), t.snapshot(places[id(m)]) if m.now is not None else None, m.metrics) for m in members}
+            gone = lambda m: m.now is None or m.record.failed
+            return {m.identity: Saved(_apart(m.record), None if gone(m) else t.snapshot(places[id(m)]), m.metrics) for m in members}
         while not any(m.over(t.step) for m in living):
             yield from _epoch(t, living)
             if state and not all(m.over(t.step) for m in living): yield StackState([m.arm.name for m in living], state, saved)
@@ -547,10 +567,9 @@ def _stages(members: list[Member], results: dict[str, Trained], device: torch.de
         _tested([m for m in leaving if not m.record.failed], device, template)
         for k, m in enumerate(living):
             m.now = None if m in leaving else t.snapshot(k)
-            if m in leaving: results[m.arm.name] = _result(m, t, k); yield _ended(m, t.step)
-    if state: yield StackState([m.arm.name for m in members], state)
+            if m in leaving: results[m.arm.name] = _result(m, t, k); yield _ended(m)
 
-# %% ../nbs/06_training.ipynb #a032e5ee
+# %% ../nbs/06_training.ipynb #655074e8
 LAYOUTS = ("auto", "alone", "stacked")
 STACK = 16               # arms in a stack on a CPU: more do not make its step shorter
 SMALL_STEP = 10_000_000  # weights × batch × arms below which a step without convolutions is over before a second CPU thread has woken up
@@ -563,23 +582,25 @@ def bucket(arm: Arm) -> tuple:
 
 def free_memory(device: torch.device) -> int:
     "Bytes that can still be had on a device."
-    if device.type == "cuda": return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
+    if device.type == "cuda": return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    with suppress(OSError, StopIteration), open("/proc/meminfo") as f: return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 def memory_of(
     arm: Arm,
     seen: Habits,   # of its network
 ) -> int:
     "Bytes that an arm takes in a stack: weights, gradients, optimizer state and mask; what a batch keeps for the backward pass, and as much again for what the pass makes."
-    weights = sum(w.numel() for w in arm.start.weights.values())
-    return 4 * weights * (3 + len(SLOTS[arm.recipe.optimizer])) + 2 * seen.saved * arm.recipe.batch_size
+    weights, batch = sum(w.numel() for w in arm.start.weights.values()), min(arm.recipe.batch_size, len(arm.domain.train.y))
+    single = 4 * weights * (3 + len(SLOTS[arm.recipe.optimizer])) + 2 * seen.saved * batch
+    return single * (2 if arm.recipe.precision == "fp64" else 1)
 
-# %% ../nbs/06_training.ipynb #b50bb0d6
+# %% ../nbs/06_training.ipynb #9d22bd53
 def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> int:
     "How many arms of one bucket share their steps at most."
     first = arms[0]
     if len(arms) == 1 or layout == "alone": return 1
-    seen = habits(first.network, first.domain.inputs(first.domain.train.x, torch.arange(min(4, len(first.domain.train.y)))))
+    seen = _habits(first)
     if not seen.stacks: return 1
     fit = max(1, int(ROOM * free_memory(device) / cores / memory_of(first, seen)))
     if layout != "auto": return min(len(arms) if layout == "stacked" else int(layout), fit)
@@ -619,18 +640,24 @@ def _small(arms: Sequence[Arm]) -> bool:
     weights = sum(w.numel() for w in arms[0].start.weights.values())
     return weights * arms[0].recipe.batch_size * len(arms) < SMALL_STEP and not has_kernels(arms[0])
 
-def _wanders(arm: Arm) -> bool:
-    "Whether a network of the user's draws random numbers of its own, from torch's one global state."
-    if isinstance(arm.network.name, str): return False
-    return habits(arm.network, arm.domain.inputs(arm.domain.train.x, torch.arange(min(4, len(arm.domain.train.y))))).draws
+# %% ../nbs/06_training.ipynb #a278ebaa
+MOST_THREADS = 1024  # a layout from a log that names more is damaged
 
-# %% ../nbs/06_training.ipynb #bdf1c623
+def _possible(past: Layout, arms: Mapping[str, Arm]) -> bool:
+    "Whether a layout that was read from a log lays out these arms, each once, and only such together that can share steps."
+    groups = [[arms[n] for n in g] for g in past.groups if all(n in arms for n in g)]
+    once = sorted(a.name for g in groups for a in g) == sorted(arms)
+    together = all(len(g) == 1 or len({bucket(a) for a in g}) == 1 and _habits(g[0]).stacks for g in groups)
+    return once and together and 1 <= past.threads <= MOST_THREADS and (past.lanes <= 1 or not any(_wanders(a) for a in arms.values()))
+
+# %% ../nbs/06_training.ipynb #538170fa
 def _train_group(arms: Sequence[Arm], device: torch.device, recall: Recall, template: nn.Module) -> Generator[Event, None, list[Trained]]:
     "Train arms that share their steps; where memory runs out, in two halves."
     try: return (yield from _train_stack(arms, device, recall, template))
     except (RuntimeError, MemoryError) as e:
         if len(arms) == 1 or not (isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)): raise
     if device.type == "cuda": torch.cuda.empty_cache()
+    yield StackState([a.name for a in arms], _known_as(arms, device)[2])
     halves, results = (arms[:len(arms) // 2], arms[len(arms) // 2:]), []
     yield Layout([[a.name for a in half] for half in halves])
     for half in halves: results += yield from _train_group(half, device, recall, template)
@@ -644,7 +671,7 @@ def _threads(number: int, device: torch.device) -> Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/06_training.ipynb #398f5d02
+# %% ../nbs/06_training.ipynb #2f0badec
 def train(
     arms: Iterable[Arm],
     device: str | torch.device = "auto",
@@ -658,7 +685,7 @@ def train(
         if (key := _data_of(a.domain)) not in there: there[key] = a.domain.to(where)
     here = {a.name: replace(a, domain=there[_data_of(a.domain)]) for a in arms}
     past = recall.layout([a.name for a in arms])
-    plan = past or arrange(list(here.values()), where, layout, recall)
+    plan = past if past and _possible(past, here) else arrange(list(here.values()), where, layout, recall)
     yield plan
     templates = {n: n.build(0) for n in {a.network: None for a in arms}}
     jobs = [lambda g=g: _train_group([here[n] for n in g], where, recall, templates[here[g[0]].network]) for g in plan.groups]

@@ -132,21 +132,22 @@ def settle(
     drawn = None if head == "reuse" else fresh(network, ticket.seed, "head", there.name)
     return refit(Beginning(ticket.network, ticket.mask, body, ticket.seed, ticket.round), network, drawn), head_names(network)
 
-# %% ../nbs/08_transfer.ipynb #f3f5f9c3
-def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
-    "A control with the ticket's head, where it is the same network: only the body tells them apart."
-    if c.network != b.network: return c
-    return replace(c, start=replace(c.start, weights={n: b.start.weights[n] if n in head else w for n, w in c.start.weights.items()}))
-
+# %% ../nbs/08_transfer.ipynb #4a22b83e
 def _place(target: str | Domain) -> str:
     "What tells one target from another: its content, its split, and its vocabulary where it says one."
     d = domain(target)
-    return d.fingerprint + str(d.held_out) + (d.vocabulary.fingerprint if d.reads_its_own and d.vocabulary else "")
+    return fingerprint(d.fingerprint, d.held_out, d.vocabulary.fingerprint if d.reads_its_own and d.vocabulary else None)
 
 def _labels(things: dict[str, str]) -> dict[str, str]:
     "Identity -> name, with the start of the identity behind names that stand for several."
     names = list(things.values())
     return {key: name if names.count(name) == 1 else f"{name}#{key[:4]}" for key, name in things.items()}
+
+# %% ../nbs/08_transfer.ipynb #e0cc85a6
+def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
+    "A control with the ticket's head, where it is the same network: only the body tells them apart."
+    if c.network != b.network: return c
+    return replace(c, start=replace(c.start, weights={n: b.start.weights[n] if n in head else w for n, w in c.start.weights.items()}))
 
 def _roles(p: TransferPlan, b: Beginning, start: str, head: frozenset[str]) -> Iterator[tuple[str, str, Beginning]]:
     "(role, start, beginning) of a ticket and its controls at one starting point."

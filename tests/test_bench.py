@@ -158,7 +158,7 @@ def test_what_only_we_are_asked(tmp_path, capsys, kind):
 
 
 def test_the_cost_of_a_precision_is_an_interval_over_seeds():
-    told = {"repeats": [{"accuracy": {"default": [0.50, 0.52, 0.51], "fp32": [0.51, 0.51, 0.51]}}]}
+    told = {"repeats": [{"default": "bf16", "accuracy": {"default": [0.50, 0.52, 0.51], "fp32": [0.51, 0.51, 0.51]}}]}
     row = bench.cost_row(told)
     assert row["result"].startswith("+0.0 ± ") and "3 seeds" in row["spread"]
     assert bench.cost_row({"kind": "failed", "repeats": []})["result"] == "failed"

@@ -1,6 +1,7 @@
 """The panel in a real JupyterLab and a real browser: one long visit, each step judged by what the page shows."""
 
 import csv
+import io
 import re
 import shutil
 from pathlib import Path
@@ -8,10 +9,31 @@ from pathlib import Path
 import lab
 import pytest
 
+from lottery_nb.runs import Run
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(bool(lab.missing()), reason=lab.missing() or "-")
-CELL = 2  # of the shipped notebook: the one that makes the workbench
+IMPORT, CELL = 2, 3  # of the shipped notebook: the cells that import and make the workbench
+EPOCHS = 300  # so many that a network trains for some seconds
 BENCH = ".lottery-bench"
+KERNEL_ANSWERS = """async () => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  return (await kernel.requestExecute({ code: '6 * 7' }).done).content.status;
+}"""
+SECOND_VIEW = """cell => {
+  window.jupyterapp.shell.currentWidget.content.activeCellIndex = cell;
+  return window.jupyterapp.commands.execute('notebook:create-output-view');
+}"""
+CLOSE_SECOND = """() => {
+  const shell = window.jupyterapp.shell, all = [...shell.widgets('main')];
+  all.filter(widget => !widget.sessionContext).forEach(widget => widget.dispose());
+  shell.activateById(all.find(widget => widget.sessionContext).id);
+}"""
+VIEWS = "() => [...document.querySelectorAll('[data-chart=training] .lottery-plot')].map(plot => plot._fullData?.length)"
+DATA = """([chart, field]) => {
+  const plot = document.querySelector(`.lottery-card[data-chart="${chart}"] .lottery-plot`);
+  return (plot?._fullData ?? []).filter(t => t.showlegend !== false || chart === 'training').map(t => [t.name, Array.from(t[field])]);
+}"""
 
 
 def fill(page, label, value):
@@ -33,6 +55,26 @@ def grows(page, chart, field="x", timeout=60):
     before = lab.points(page, chart, field)
     lab.until(page, lambda: lab.points(page, chart, field) > before, timeout)
     return before, lab.points(page, chart, field)
+
+
+def data(page, chart, field="x"):
+    """(name, values) of each curve in a chart, as it is drawn."""
+    return page.evaluate(DATA, [chart, field])
+
+
+def at_rest_in(page, chart):
+    """The data of a chart once nothing came for a second."""
+    while True:
+        before = data(page, chart)
+        page.wait_for_timeout(1000)
+        if data(page, chart) == before:
+            return before
+
+
+def results(runs, pattern):
+    """The results of the first run that fits, as rows of text."""
+    [found] = runs.glob(pattern)
+    return list(csv.DictReader(io.StringIO(Run(found).frame.to_csv())))
 
 
 def networks_done(page):
@@ -61,55 +103,106 @@ def test_a_whole_visit(visit):
     assert lab.points(page, "schedule") == 9
     slider = page.locator(".lottery-field", has_text="Rounds").get_by_role("slider")
     slider.focus()
-    for _ in range(6):
+    for _ in range(7):
         page.keyboard.press("ArrowLeft")
-    lab.until(page, lambda: lab.points(page, "schedule") == 3)
+    lab.until(page, lambda: lab.points(page, "schedule") == 2)
     fill(page, "Learning rate", 0)
     lab.until(page, lambda: page.locator(".lottery-field", has_text="Learning rate").get_by_role("alert").count() == 1)
     assert "Recipe.lr=0" in page.locator(".lottery-why").inner_text()
     run = page.locator(f"{BENCH} button", has_text=re.compile(r"^\s*Run$")).first
     assert run.is_disabled()
     fill(page, "Learning rate", 0.05)
-    fill(page, "Epochs", 60)
-    page.get_by_label("random mask").first.uncheck()
-    lab.until(page, lambda: page.locator(".lottery-why").count() == 0 and run.is_enabled())
-    assert page.locator(".lottery-why").count() == 0
+    fill(page, "Epochs", EPOCHS)
+    seeds = page.locator(".lottery-field", has_text="repeats; one alone").get_by_role("slider")
+    seeds.focus()
+    page.keyboard.press("ArrowLeft")
+    for control in ("random mask", "reinit"):
+        page.get_by_label(control, exact=True).first.uncheck()
+    lab.until(page, lambda: run.is_enabled() and "4 networks" in page.locator(".lottery-side").inner_text())
+    click(page, "Measure time and memory")
+    lab.until(page, lambda: "examples/s; " in page.locator(".lottery-side").inner_text())
+    assert re.search(r"About \d+ (s|min) for 4 networks at [\d,]+ examples/s; \d+\.\d GiB on ", page.locator(".lottery-side").inner_text())
 
     # Run: points come while no network is done
     run.click()
     lab.until(page, lambda: lab.points(page, "training") > 2)
     first, second = grows(page, "training"), grows(page, "accuracy")
     assert first[0] < first[1] and second[0] < second[1] and networks_done(page) == 0 and "running" in told(page)
-    assert page.evaluate("async () => { const k = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel; const r = await k.requestExecute({code: '6*7'}).done; return r.content.status }") == "ok"
+    assert page.evaluate(KERNEL_ANSWERS) == "ok"
 
-    # Pause: nothing more comes; Resume: it does
+    # Pause: nothing more comes
     click(page, "Pause")
     lab.until(page, lambda: "paused" in told(page))
-    page.wait_for_timeout(500)
-    at_rest = lab.points(page, "training")
+    at_rest = at_rest_in(page, "training")
     page.wait_for_timeout(1500)
-    assert lab.points(page, "training") == at_rest
-    click(page, "Resume")
-    lab.until(page, lambda: "running" in told(page))
-    grows(page, "training")
+    assert data(page, "training") == at_rest and len(at_rest[0][1]) > 2
 
-    # Reload: all points come back
-    before = page.evaluate("() => document.querySelector('[data-chart=training] .lottery-plot')._fullData.map(t => t.name + Array.from(t.x.slice(0, 3)))")[0]
+    # Reload: all points come back; a second view of the cell shows the same ones
     page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
     page.reload()
     page.wait_for_selector('.lottery-card[data-chart="training"] .main-svg', timeout=60_000)
-    lab.until(page, lambda: lab.points(page, "training") >= 3)
-    lines = page.evaluate("() => document.querySelector('[data-chart=training] .lottery-plot')._fullData.map(t => t.name + Array.from(t.x.slice(0, 3)))")
-    assert before in lines or networks_done(page) > 0
+    lab.until(page, lambda: data(page, "training") == at_rest)
+    page.evaluate(SECOND_VIEW, CELL)
+    lab.until(page, lambda: page.locator(BENCH).count() == 2 and page.evaluate(VIEWS) == [len(at_rest)] * 2)
+    page.evaluate(CLOSE_SECOND)
+    lab.until(page, lambda: page.locator(BENCH).count() == 1)
 
-    # a second view of the same cell shows the same
-    page.evaluate("() => { const p = window.jupyterapp.shell.currentWidget; p.content.activeCellIndex = 3; return window.jupyterapp.commands.execute('notebook:create-output-view') }")
-    lab.until(page, lambda: page.locator('.lottery-card[data-chart="training"] .main-svg').count() >= 2)
+    # Resume: it goes on
+    click(page, "Resume")
+    grows(page, "training")
+    assert "running" in told(page)
 
     # Restart of the kernel: the view says so; the cell run again is back at the run, which never stopped
-    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.restart() ?? [...window.jupyterapp.shell.widgets('main')].find(w => w.sessionContext).sessionContext.session.kernel.restart()")
-    lab.until(page, lambda: page.locator(".lottery-gone:visible").count() >= 1)
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.locator(".lottery-gone").wait_for(state="visible", timeout=30_000)
+    page.wait_for_function(lab.READY, timeout=60_000)
+    lab.run_cell(page, IMPORT)
+    lab.run_cell(page, CELL)
+    lab.until(page, lambda: page.locator(".lottery-gone:visible").count() == 0 and page.locator(".lottery-told").count() == 1 and lab.points(page, "training") > 2)
+    assert "running" in told(page)
+    grows(page, "training")
+
+    # Stop and take up again: heatmap and mask fill in, and the run ends
+    click(page, "Stop")
+    lab.until(page, lambda: "stopped" in told(page))
+    assert len(list(runs.glob("find-*/heartbeat"))) == 0
+    click(page, "Resume")
+    lab.until(page, lambda: lab.points(page, "layers", "z") > 0 and lab.points(page, "mask", "z") == 64, 120)
+    lab.until(page, lambda: "done" in told(page), 120)
+    assert networks_done(page) == 4
+    shown = dict(data(page, "accuracy", "y"))
+    result = [row for row in results(runs, "find-*") if row["split"] == "test" and row["metric"] == "accuracy" and row["role"] == "ticket"]
+    assert shown["ticket"] == [pytest.approx(100 * sum(float(row["value"]) for row in result) / len(result))]
+
+    # Transfer: two targets, picked with the mouse; matrix and curves fill in
+    click(page, "Transfer")
+    for target in ("digits+invert", "digits+blur"):
+        page.get_by_label(target, exact=True).click()
+    go = page.locator(f"{BENCH} button", has_text="Run transfer")
+    lab.until(page, lambda: go.is_enabled())
+    go.click()
+    lab.until(page, lambda: lab.points(page, "targets") > 0)
+    grows(page, "targets")
+    assert "running" in told(page) and networks_done(page) < 10
+    lab.until(page, lambda: lab.points(page, "matrix", "z") > 0, 120)
+    click(page, "Stop")
+    lab.until(page, lambda: "stopped" in told(page))
+
+    # Compare: curves, verdict, masks, and the ways out
+    click(page, "Compare")
+    lab.until(page, lambda: page.locator(".lottery-checks input").count() >= 2)
+    page.get_by_label(re.compile("^find-digits-")).check()
+    lab.until(page, lambda: lab.points(page, "curves") > 0 and lab.points(page, "overlap") > 0)
+    assert "verdict" in page.locator(BENCH).inner_text()
+    for way, pattern in (("CSV file", "*.csv"), ("HTML report", "*.html"), ("Tickets", "tickets/*/*.safetensors")):
+        click(page, way)
+        lab.until(page, lambda p=pattern: list((runs / "exports").glob(p)) and "Written to" in page.locator(BENCH).inner_text())
+    click(page, "Python cell")
+    lab.until(page, lambda: page.locator("pre.lottery-code").count() >= 1)
+    assert "FindPlan(" in page.locator(BENCH).inner_text()
+    assert page.faults == []
 
 
-def _unused(page):
-    return csv
+def test_the_same_panel_as_a_page_of_its_own(tmp_path):
+    """Voilà, where it is installed."""
+    pytest.importorskip("voila")

@@ -79,21 +79,28 @@ def test_row_1_no_nan_comes_back_from_a_gradient(rule):
     assert not result.failed and dead(result.last.weights, arm.mask) and all(t.isfinite().all() for t in result.last.tensors().values())
 
 
+def gradient(t):
+    "The gradients of one arm as a vector; they are spent."
+    vector = t.flat.vector([dict(zip(t.flat.shapes, (p.grad for p in t.flat.params), strict=True))])
+    for p in t.flat.params: p.grad = None
+    return vector
+
+
 def revive(t):
     "Plain SGD that knows of no mask."
-    t.flat.theta.data.add_(t.flat.grad, alpha=-0.1)
+    t.flat.theta.data.add_(gradient(t), alpha=-0.1)
 
 
 def remember(t):
     "The weights are masked, the momentum is not."
-    t.state["momentum"].add_(t.flat.grad)
+    t.state["momentum"].add_(gradient(t))
     moved = t.flat.theta - 0.1*t.state["momentum"]
     t.flat.theta.data.copy_(moved if t.flat.bits is None else torch.where(t.flat.bits != 0, moved, 0.0))
 
 
 def multiply(t):
     "The mask is multiplied, so −0 stays −0."
-    t.flat.theta.data.copy_((t.flat.theta - 0.1*t.flat.grad.abs())*(t.flat.bits != 0))
+    t.flat.theta.data.copy_((t.flat.theta - 0.1*gradient(t).abs())*(t.flat.bits != 0))
 
 
 def faulty(fault):

@@ -128,7 +128,7 @@ class Watched(nn.Module):
         self.out = nn.Linear(12, n_classes)
 
     def forward(self, x):
-        if x.shape[0] > 2:  # two pictures are what a network is looked at with
+        if x.shape[0] > 8:  # with two pictures, or four for each of two arms, a network is only tried
             Watched.log.append((torch.is_grad_enabled(), {m.training for m in self.modules()}, x.detach().clone()))
         return self.out(self.body(x))
 
@@ -195,6 +195,16 @@ class Fragile(nn.Module):
 
 
 def fragile(input_shape, n_classes): return Fragile(input_shape, n_classes)
+
+
+def explosive(input_shape, n_classes):
+    "With seed 1 its weights are so large that no loss is a number."
+    net = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1]*input_shape[2], 12), nn.ReLU(), nn.Linear(12, n_classes))
+    if torch.initial_seed() == seed_for(1, "init"):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(1e20)
+    return net
 
 
 def by_row(scoring):

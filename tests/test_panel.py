@@ -1,0 +1,379 @@
+"""The panel without a browser: clicks, and what follows from them. Nothing moves but by `tick`, so every step is seen."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from lottery_nb import follow, forms, live, many_runs, panel
+from lottery_nb.core import EpochDone, LotteryError, RunFailed
+from lottery_nb.pruning import geometric
+from lottery_nb.runs import Log, Run, run
+from lottery_nb.tickets import FindPlan
+from lottery_nb.training import Recipe
+from lottery_nb.workers import stop
+
+SMALL = FindPlan("digits[0-4]", schedule=geometric(0.5, 2), recipe=Recipe(lr=0.05, epochs=2, batch_size=32), seeds=2, controls=("reinit",))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with one finished run."""
+    home = tmp_path_factory.mktemp("runs")
+    run(SMALL, home / "find-small", device="cpu", show=False)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def by_hand(monkeypatch):
+    monkeypatch.setattr(panel, "PUMPING", False)
+
+
+def turn_until(bench, what, timeout=90.0):
+    """Tick until something is so."""
+    deadline = time.monotonic() + timeout
+    while not (found := what()):
+        bench.tick()
+        assert time.monotonic() < deadline, (bench.trouble.value, bench.bar.told.value, bench.jobs.going)
+        time.sleep(0.02)
+    return found
+
+
+def settle(bench):
+    """Tick until no job is left (but the ones that come back every two seconds)."""
+    bench.tick()
+    turn_until(bench, lambda: not set(bench.jobs.going) - {"runs", "use"})
+    bench.tick()
+
+
+def form_of(bench, **values):
+    for name, value in values.items():
+        bench.tabs["find"].form.fields[name].control.value = value
+    settle(bench)
+    return bench.tabs["find"]
+
+
+# ---- the form
+
+
+def test_a_fresh_workbench_can_start_what_its_form_says(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench)
+    assert not tab.go.disabled and bench.bar.place.value == "find"
+    assert {"schedule", "classes", "network"} <= bench.live.sent.keys()
+    assert "data:image/png" in tab.wide.value and "50,610 parameters" in tab.form.fields["network"].line.value
+
+
+@pytest.mark.parametrize(
+    "field, changes",
+    [
+        ("lr", {"lr": 0.0}),
+        ("part", {"part": "[0-99]"}),
+        ("part", {"part": "+blurr"}),
+        ("part", {"part": "@5"}),
+        ("rewind_at", {"rewind": "step", "rewind_at": 10**6}),
+        ("listed", {"kind": "listed", "listed": "0.1, 0.5"}),
+        ("head", {"kind": "cubic", "head": 0.1}),
+        ("retrain", {"retrain": "fine-tuning"}),
+        ("batch_size", {"batch_size": 0}),
+        ("warmup", {"warmup": 2.0}),
+    ],
+)
+def test_a_bad_form_cannot_be_started(tmp_path, field, changes):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, **changes)
+    refused = {name for name, f in tab.form.fields.items() if f.why}
+    assert refused == {field} and tab.go.disabled
+    assert 'role="alert"' in tab.form.fields[field].line.value and "Not yet" in tab.why.value
+    tab.go.click()
+    settle(bench)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mended_form_can_be_started_again(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    assert form_of(bench, lr=-1.0).go.disabled
+    assert not form_of(bench, lr=0.1).go.disabled
+
+
+def test_the_schedule_is_drawn_as_the_slider_moves(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    for rounds in (3, 12):
+        form_of(bench, rounds=rounds)
+        [(_, arrays)] = bench.live.sent["schedule"]["traces"]
+        assert len(arrays["y"]) == rounds + 1 and arrays["y"][-1] == pytest.approx(100 * 0.8**rounds)
+
+
+def test_time_and_memory_are_measured_before_a_run(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, part="[0-4]", epochs=3)
+    assert "not measured yet" in tab.cost.value
+    tab.gauge.click()
+    settle(bench)
+    assert "GiB on" in tab.cost.value and "examples/s" in tab.cost.value
+    [cost] = tab.costs.values()
+    before = tab.cost.value
+    form_of(bench, rounds=2)
+    assert list(tab.costs.values()) == [cost] and tab.cost.value != before and "GiB on" in tab.cost.value
+    form_of(bench, width=0.5)
+    assert "not measured yet" in tab.cost.value
+
+
+# ---- a run
+
+
+def test_run_pause_resume_stop(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, part="[0-4]", epochs=400, rounds=1, seeds=1, controls=())
+    tab.go.click()
+    turn_until(bench, lambda: bench.follower)
+    turn_until(bench, lambda: "accuracy" in bench.live.sent and bench.follower.curves)
+    assert bench.bar.place.value == "watch" and bench.alive and tab.go.disabled
+    for name, status in (("pause", "paused"), ("resume", "running"), ("stop", "stopped")):
+        turn_until(bench, lambda n=name: not bench.bar.buttons[n].disabled)
+        bench.bar.buttons[name].click()
+        turn_until(bench, lambda s=status: bench.follower.status == s)
+    assert bench.trouble.value == ""
+    turn_until(bench, lambda: not bench.alive and not bench.bar.buttons["resume"].disabled)
+
+
+def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, part="[0-4]", epochs=2000, rounds=1, seeds=1, controls=())
+    tab.go.click()
+    turn_until(bench, lambda: bench.alive)
+    try:
+        bench.bar.place.value = "find"
+        settle(bench)
+        assert tab.go.disabled and "at work" in tab.why.value
+        bench.launch(forms.find_plan({**tab.form.values, "lr": 0.2}), "cpu")
+        assert "at work" in bench.trouble.value and len(list(tmp_path.glob("*/plan.json"))) == 1
+        other = panel.Workbench(home=tmp_path)  # as after a restart of the kernel
+        turn_until(other, lambda: other.follower and other.follower.curves)
+        assert other.bar.place.value == "watch" and other.follower.path == bench.follower.path
+    finally:
+        stop(bench.follower.path)
+
+
+def test_an_error_of_the_worker_is_shown_folded(tmp_path, home):
+    folder = tmp_path / "find-broken"
+    folder.mkdir()
+    (folder / "plan.json").write_bytes((home / "find-small" / "plan.json").read_bytes())
+    log = Log(folder / "events.jsonl")
+    log.write(RunFailed("out of <memory>", "Traceback: line 1"))
+    bench = panel.Workbench(folder, home=tmp_path)
+    settle(bench)
+    assert 'role="alert"' in bench.trouble.value and "<details>" in bench.trouble.value and "out of &lt;memory&gt;" in bench.trouble.value
+    assert "<details open" not in bench.trouble.value and not bench.bar.buttons["resume"].disabled
+
+
+def test_a_worker_that_dies_at_once_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(panel, "start", lambda plan, out, device: Run(_planned(plan, out, "Segmentation fault")))
+    bench = panel.Workbench(home=tmp_path)
+    form_of(bench).go.click()
+    turn_until(bench, lambda: bench.trouble.value)
+    assert "Segmentation fault" in bench.trouble.value
+
+
+def _planned(plan, out, printed):
+    from lottery_nb.runs import write_plan
+
+    write_plan(plan, out)
+    (out / "worker.log").write_text(printed)
+    return out
+
+
+def test_a_folder_without_a_run_is_said_not_raised(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    bench.attach(tmp_path)
+    assert "cannot be read as a plan" in bench.trouble.value
+
+
+def test_a_fault_in_drawing_does_not_end_the_pump(home, monkeypatch):
+    bench = panel.Workbench(home / "find-small", home=home)
+    monkeypatch.setattr(panel, "PUMPING", True)
+    monkeypatch.setattr(panel, "BEAT", 0.01)
+    bench.tabs["watch"].easel.charts["training"] = (lambda: 1 / 0, {"epochs"}, {})
+    bench.wake()
+    deadline = time.monotonic() + 30
+    while "ZeroDivisionError" not in bench.trouble.value and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "ZeroDivisionError" in bench.trouble.value and bench.pump.is_alive()
+    bench.live.seen = -1e9
+    while bench.pump and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert bench.pump is None  # asleep: no page was heard of
+    bench.live.heard({"ask": "here"})
+    assert bench.pump and bench.pump.is_alive()
+    bench.live.seen = -1e9
+
+
+# ---- transfer
+
+
+def test_transfer_from_the_form(home, tmp_path):
+    bench = panel.Workbench(home=home)
+    bench.bar.place.value = "transfer"
+    tab = bench.tabs["transfer"]
+    turn_until(bench, lambda: tab.tickets)
+    fields = tab.form.fields
+    settle(bench)
+    assert fields["rounds"].control.value == (2,) and "TransferPlan.targets is empty" in fields["targets"].why and tab.go.disabled
+    fields["targets"].control.value = ("digits[0-4]+invert",)
+    fields["others"].control.value = "digits[5-9], nothing"
+    settle(bench)
+    assert "nothing" in fields["others"].why and tab.go.disabled
+    fields["others"].control.value = "digits[5-9]"
+    fields["epochs"].control.value = 1
+    settle(bench)
+    turn_until(bench, lambda: not tab.go.disabled)
+    tab.go.click()
+    turn_until(bench, lambda: bench.moves and bench.follower.status == "done")
+    settle(bench)
+    turn_until(bench, lambda: any(a for _, a in bench.live.sent["matrix"]["traces"]))
+    plan = bench.follower.plan
+    assert plan.targets == ("digits[0-4]+invert", "digits[5-9]") and plan.recipe.epochs == 1 and {t.round for t in plan.tickets} == {2}
+    assert len(bench.live.sent["matrix"]["traces"]) == 2
+
+
+# ---- compare
+
+
+def test_compare_and_the_ways_out(home, tmp_path, monkeypatch):
+    bench = panel.Workbench(home / "find-small", home=home)
+    bench.bar.place.value = "compare"
+    tab = bench.tabs["compare"]
+    turn_until(bench, lambda: tab.which.value == (str(home / "find-small"),))
+    turn_until(bench, lambda: "curves" in bench.live.sent and tab.tables.value)
+    assert "verdict" in tab.tables.value and [p["name"] for p, _ in bench.live.sent["curves"]["traces"]] == ["find-small: dense", "find-small: ticket"]
+    ways = {b.description: b for b in tab.ways}
+    for way in ("CSV file", "HTML report", "Tickets"):
+        tab.out.value = ""
+        ways[way].click()
+        turn_until(bench, lambda: "Written to" in tab.out.value)
+    table = pd.read_csv(home / "exports" / "find-small.csv")
+    assert len(table) == len(Run(home / "find-small").frame) and set(table["run"]) == {"find-small"}
+    assert len(list((home / "exports" / "tickets" / "find-small").glob("*.safetensors"))) == 4
+    assert "<!doctype html>" in (home / "exports" / "find-small.html").read_text()[:40]
+    ways["Python cell"].click()
+    assert "FindPlan(" in tab.out.value
+    tab.which.value = ()
+    ways["CSV file"].click()
+    assert "no run is chosen" in bench.trouble.value
+
+
+def test_the_printed_cell_runs_as_it_is(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    names = {}
+    exec(forms.cell_of(home / "find-small"), names)
+    assert names["found"].status == "done" and names["plan"] == SMALL and "'find-small'" in forms.cell_of(home / "find-small")
+
+
+def test_masks_of_other_networks_are_not_compared(home, tmp_path):
+    wide = FindPlan("digits[0-4]", width=0.5, schedule=geometric(0.5, 2), recipe=Recipe(epochs=1, batch_size=32), seeds=2, controls=())
+    other = run(wide, tmp_path / "wide", device="cpu", show=False)
+    fig = many_runs.overlap_figure([home / "find-small", other.path])
+    assert not fig.data and "parameter" in fig.layout.annotations[0].text
+
+
+# ---- what goes to the page
+
+
+class Page(live.Live):
+    """A widget whose messages are kept, and a page that applies them as live.js does."""
+
+    def __init__(self):
+        super().__init__("watch")
+        self.outbox, self.page = [], {}
+
+    def send(self, content, buffers=None):
+        content = json.loads(json.dumps(content, allow_nan=False))
+        self.outbox.append((content, buffers))
+        unpack = lambda v: np.frombuffer(buffers[v["$"]]).tolist() if isinstance(v, dict) else v
+        if content["all"]:
+            self.page = {}
+        for change in content["charts"]:
+            if "whole" in change:
+                self.page[change["name"]] = [{**t["props"], **{p: unpack(v) for p, v in t["arrays"].items()}} for t in change["whole"]["traces"]]
+                continue
+            traces = self.page[change["name"]]
+            for i, path, start, left, value in change["splices"]:
+                old = traces[i][path]
+                traces[i][path] = old[:start] + unpack(value) + old[len(old) - left :]
+            for i, path, value in change["props"]:
+                traces[i][path] = value
+
+
+def same(page, fig):
+    want = [{**p, **{k: list(v) for k, v in a.items()}} for p, a in map(live.taken_apart, (t.to_plotly_json() for t in fig.data))]
+    return json.dumps(page) == json.dumps(want)
+
+
+def test_the_page_holds_what_was_drawn_after_any_changes():
+    rng, page = np.random.default_rng(1), Page()
+    for _ in range(60):
+        fig = go.Figure()
+        for k in range(rng.integers(1, 4)):
+            n = int(rng.integers(0, 9))
+            fig.add_scatter(x=rng.integers(0, 3, n).tolist(), y=[None if v == 0 else float(v) for v in rng.integers(0, 3, n)], hovertext=[str(v) for v in rng.integers(0, 3, n)], name=f"{k}", marker_size=int(rng.integers(1, 3)))
+        page.show("chart", fig, "watch")
+        page.flush()
+        assert same(page.page["chart"], fig)
+    page.heard({"ask": "all"})
+    assert same(page.page["chart"], fig)
+
+
+def test_an_update_costs_no_more_in_a_long_run(home, tmp_path):
+    """20,000 epochs of one network: bytes of an update, and points kept, do not grow with them."""
+    folder = tmp_path / "long"
+    folder.mkdir()
+    source = home / "find-small"
+    (folder / "plan.json").write_bytes((source / "plan.json").read_bytes())
+    head = (source / "events.jsonl").read_bytes().splitlines(keepends=True)
+    start = next(i for i, line in enumerate(head) if b"ArmStarted" in line)
+    (folder / "events.jsonl").write_bytes(b"".join(head[: start + 1]))
+    arm = json.loads(head[start])["arm"]
+    log, follower, page, costs = Log(folder / "events.jsonl"), follow.Follower(folder), Page(), []
+    for epoch in range(1, 20_001):
+        log.write(EpochDone(arm, epoch, epoch, 0.1, 1.0, 0.5, 1.0, 0.5 + epoch / 1e5, 0.01))
+        if epoch % 200 == 0:
+            follower.read()
+            page.show("training", follow.live_training(follower), "watch")
+            page.show("accuracy", follow.live_accuracy(follower), "watch")
+            page.flush()
+            content, buffers = page.outbox[-1]
+            costs.append(len(json.dumps(content)) + sum(map(len, buffers)))
+    assert len(page.page["training"][0]["x"]) <= follow.POINTS
+    assert np.median(costs[-20:]) < 2 * np.median(costs[1:10]) + 2000
+
+
+def test_no_update_when_nothing_happens(home):
+    bench = panel.Workbench(home / "find-small", home=home)
+    settle(bench)
+    turn_until(bench, lambda: not bench.tabs["watch"].easel.stale)
+    bench.tick()
+    assert [bench.tick() for _ in range(5)] == [0] * 5
+
+
+def test_what_was_typed_is_shown_as_text(tmp_path):
+    """A name that looks like HTML is not."""
+    error = panel.error_html(LotteryError("<script>alert(1)</script>"))
+    assert "<script>" not in error
+    bench = panel.Workbench(home=tmp_path)
+    form_of(bench, part="<img src=x onerror=alert(1)>")
+    assert "<img src=x" not in bench.tabs["find"].form.fields["part"].line.value
+
+
+def test_readers_without_widgets_are_told_what_to_do(tmp_path):
+    said = panel.Workbench(home=tmp_path)._repr_mimebundle_()
+    assert "JupyterLab 4" in said["text/plain"] and "application/vnd.jupyter.widget-view+json" in said
+
+
+def test_the_page_side_is_shipped():
+    static = Path(live.__file__).parent / "static"
+    assert {p.name for p in static.iterdir()} == {"live.js", "live.css"}
+    assert "http" not in (static / "live.js").read_text() + (static / "live.css").read_text()  # nothing from the network
