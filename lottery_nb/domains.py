@@ -475,7 +475,7 @@ class Planned(Adaptable):
         given = {"pieces": {"type": "Vocabulary", "content": self.pieces.fingerprint}} if self.pieces else {}
         return {"type": "OwnDomain", **kept, **given, "content": self.fingerprint}
 
-# %% ../nbs/01_domains.ipynb #9e7c4759
+# %% ../nbs/01_domains.ipynb #9d51a118
 class Kind(Planned):
     "What kind of data a domain holds, and what a network must take to read it."
     target: tuple[int, ...] | None
@@ -493,7 +493,7 @@ class Kind(Planned):
         return self.target or ((self.spec.reading or Reading()).length,)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary | None:
+    def vocabulary(self: Any) -> Vocabulary | None:
         "What cuts its texts into pieces; None for pictures."
         return None if self.modality == "image" else self.pieces or vocabulary_of(self)
 

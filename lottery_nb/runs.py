@@ -8,7 +8,7 @@ __all__ = ['CHUNK', 'LATEST', 'TYPES', 'TAGS', 'RESULTS', 'LAYERS', 'HEARTBEAT',
            'write_plan', 'plan_text', 'read_plan', 'check_kind', 'run_folder', 'Arms', 'write_arms', 'read_arms',
            'steer', 'working', 'Writer', 'worked', 'record', 'progress', 'check_folder', 'run', 'neighbours']
 
-# %% ../nbs/09_runs.ipynb #6fef3f64
+# %% ../nbs/09_runs.ipynb #3d408ae7
 import itertools, json, os, platform, re, threading, time, traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,7 +30,7 @@ from .files import read_tensors, write_tensors
 from .own_data import load_domain, save_domain
 from .rewinding import snapshot_from
 from .tickets import FindPlan, Ticket, find_tickets
-from .training import Recall, Record, Saved, in_stack
+from .training import Recall, Record, Saved, check_layout, in_stack
 from .transfer import TransferPlan, transfer
 
 # %% ../nbs/09_runs.ipynb #4a2e3861
@@ -476,7 +476,7 @@ def worked(
         last = t
     return total + (last - begin if begin is not None else 0.0)
 
-# %% ../nbs/09_runs.ipynb #82e26a17
+# %% ../nbs/09_runs.ipynb #cba39190
 def record(
     plan: Any,                            # one of the kinds in PLANS
     folder: Path,                         # the run's folder
@@ -485,6 +485,7 @@ def record(
     layout: str | int = "auto",           # of a new run, as `train` takes it; one that is taken up again keeps its own
 ) -> Iterator[Event]:
     "Run a plan, or take it up again, and pass the events on. An error goes to the log, then to the caller."
+    check_layout(layout)
     where, arms = pick_device(device), Arms(folder/"arms", [o/"arms" for o in others])
     events = PLANS[type(plan)](plan, where, arms, layout)
     first = next(events)  # a bad plan is refused here, before anything is written

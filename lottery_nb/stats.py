@@ -8,7 +8,7 @@ __all__ = ['ARM', 'COLUMNS', 'ROLES', 'STARTS', 'METHODS', 'MEASURED', 'results_
            'compare', 'tied', 'ranking', 'short_rows', 'crossed', 'short_table', 'columns_text', 'text_table',
            'frequencies', 'divergence']
 
-# %% ../nbs/10_stats.ipynb #6406ce54
+# %% ../nbs/10_stats.ipynb #5917d343
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from scipy import stats as scipy_stats
 from scipy.spatial.distance import jensenshannon
 from .core import LotteryError, Registry, check_choice, check_number
 from .data_texts import Vocabulary, piece_counts
-from .domains import Domain, domain, vocabulary
+from .domains import Domain, domain as domain_of, vocabulary
 
 # %% ../nbs/10_stats.ipynb #1b4fd394
 # which trained network a row is about
@@ -374,13 +374,13 @@ def frequencies(
     else: counts = (d.adapt((1, *d.shape[1:])).train.x.cpu().flatten()//16).bincount(minlength=16)
     return (counts.double()/counts.sum()).numpy()
 
-# %% ../nbs/10_stats.ipynb #e3874a2c
+# %% ../nbs/10_stats.ipynb #5bb9c7f0
 def divergence(
     domains: "Iterable[str | Domain]",  # all of text, or all of pictures
     words: Vocabulary | None = None,    # that cuts the texts; None: the one that all of them are read with, else a joint one made of them
 ) -> pd.DataFrame:
     "Square table of divergences in bits between the training splits; `.attrs['measured']` says of what. Refuses texts beside pictures, and fewer than two domains."
-    several = [domain(d) for d in domains]
+    several = [domain_of(d) for d in domains]
     names, kinds = [d.name for d in several], {d.modality for d in several}
     if len(several) < 2 or len(set(names)) < len(names): raise LotteryError(f"divergence of {', '.join(names) or 'nothing'}: give two or more different domains")
     if len(kinds) > 1: raise LotteryError(f"divergence of {', '.join(names)}: texts and pictures cannot be compared, give domains of one kind")

@@ -7,7 +7,7 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'FROZEN_NORM', 'SLOTS', 'ENG
            'ROOM', 'MOST_THREADS', 'Recipe', 'lr_factor', 'Arm', 'Trained', 'check_arms', 'steps_per_epoch',
            'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'Trainer', 'recalibrated',
            'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record', 'Member', 'identity', 'in_stack', 'Saved',
-           'Recall', 'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
+           'Recall', 'check_layout', 'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
 
 # %% ../nbs/06_training.ipynb #9dca5b82
 import itertools, math, os, time
@@ -569,11 +569,16 @@ def _stages(members: list[Member], results: dict[str, Trained], device: torch.de
             m.now = None if m in leaving else t.snapshot(k)
             if m in leaving: results[m.arm.name] = _result(m, t, k); yield _ended(m)
 
-# %% ../nbs/06_training.ipynb #655074e8
+# %% ../nbs/06_training.ipynb #46b422de
 LAYOUTS = ("auto", "alone", "stacked")
 STACK = 16               # arms in a stack on a CPU: more do not make its step shorter
 SMALL_STEP = 10_000_000  # weights × batch × arms below which a step without convolutions is over before a second CPU thread has woken up
 ROOM = 0.5               # share of the free memory that stacks may take
+
+def check_layout(layout: str | int) -> None:
+    "Refuse a layout that is none."
+    if isinstance(layout, str): check_choice(layout, LAYOUTS, "layout")
+    else: check_number(layout, "layout", low=1, whole=True)
 
 def bucket(arm: Arm) -> tuple:
     "What arms that share steps have in common."
@@ -595,7 +600,7 @@ def memory_of(
     single = 4 * weights * (3 + len(SLOTS[arm.recipe.optimizer])) + 2 * seen.saved * batch
     return single * (2 if arm.recipe.precision == "fp64" else 1)
 
-# %% ../nbs/06_training.ipynb #9d22bd53
+# %% ../nbs/06_training.ipynb #ec178295
 def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> int:
     "How many arms of one bucket share their steps at most."
     first = arms[0]
@@ -614,8 +619,7 @@ def arrange(
     recall: Recall = NOTHING,    # stacks that were trained before stay as they were
 ) -> Layout:
     "Decide which arms share their steps, and how many groups are trained side by side; refuses a layout that is none."
-    if isinstance(layout, str): check_choice(layout, LAYOUTS, "layout")
-    else: check_number(layout, "layout", low=1, whole=True)
+    check_layout(layout)
     cores = torch.get_num_threads() if device.type == "cpu" else 1
     groups = _grouped(arms, device, layout, cores)
     lanes = 1 if layout == "alone" else min(cores, len(groups))

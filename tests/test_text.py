@@ -5,8 +5,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -320,7 +320,6 @@ def test_one_text_in_two_vocabularies_is_two_targets(ticket):
 
 
 def test_own_texts_are_one_domain_whatever_they_come_in(tmp_path):
-    import pandas as pd
     frame = pd.DataFrame({"said": sentences("films"), "kind": ["negative", "positive"]*80})
     frame.to_csv(tmp_path/"a.csv", index=False)
     frame.iloc[:90].to_csv(tmp_path/"1.csv.gz", index=False), frame.iloc[90:].to_csv(tmp_path/"2.csv.gz", index=False)

@@ -1,0 +1,107 @@
+"""Take the pictures of the workbench again: a real run in JupyterLab, in Chromium, at two widths and in two themes.
+
+    python tools/screenshots.py [FOLDER]      default: nbs/images/workbench
+
+Needs chromium and `pip install -e '.[dev]'`; takes some minutes. The run that is shown is made first, on handwritten digits, and watched while it trains.
+"""
+
+import io
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import lab  # noqa: E402
+
+WIDTHS = {1280: 960, 1920: 1080}
+CELL = "from lottery_nb.panel import Workbench\nbench = Workbench()\nbench"
+
+
+def shoot(page, folder, name):
+    """One picture for each width and theme, in 256 colours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for width, height in WIDTHS.items():
+        page.set_viewport_size({"width": width, "height": height})
+        for dark in (False, True):
+            lab.theme(page, dark)
+            page.wait_for_timeout(1500)
+            page.evaluate("() => document.querySelector('.lottery-bench').scrollIntoView()")
+            page.wait_for_timeout(300)
+            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            picture.save(folder / f"{name}-{width}-{'dark' if dark else 'light'}.png", optimize=True)
+    lab.theme(page, False)
+
+
+def click(page, text):
+    page.locator(".lottery-bench button", has_text=re.compile(rf"{text}\s*$")).last.click()
+
+
+def fill(page, label, value):
+    page.get_by_label(label, exact=True).fill(str(value))
+    page.get_by_label(label, exact=True).press("Tab")
+
+
+def slide(page, label, presses):
+    page.locator(".lottery-field", has_text=label).get_by_role("slider").focus()
+    for _ in range(abs(presses)):
+        page.keyboard.press("ArrowRight" if presses > 0 else "ArrowLeft")
+
+
+def visit(page, folder):
+    """Find, watch half way, transfer, compare."""
+    page.wait_for_selector('.lottery-card[data-chart="network"] .main-svg', timeout=90_000)
+    fill(page, "Learning rate", 0.05)
+    fill(page, "Epochs", 25)
+    slide(page, "Pruned in each round", 4)
+    slide(page, "each trains all networks once", -2)
+    slide(page, "repeats; one alone", 1)
+    page.wait_for_timeout(2000)
+    click(page, "Measure time and memory")
+    lab.until(page, lambda: "examples/s; " in page.locator(".lottery-side").inner_text(), 120)
+    shoot(page, folder, "find")
+    page.locator(".lottery-bench button", has_text=re.compile(r"^\s*Run$")).first.click()
+    told = page.locator(".lottery-told")
+    lab.until(page, lambda: told.count() and int((re.search(r"(\d+) of", told.inner_text()) or [0, 0])[1]) >= 32, 500)
+    click(page, "Pause")
+    lab.until(page, lambda: "paused" in told.inner_text())
+    page.wait_for_timeout(1500)
+    shoot(page, folder, "watch")
+    click(page, "Resume")
+    lab.until(page, lambda: "done" in told.inner_text(), 500)
+    click(page, "Transfer")
+    for target in ("digits+invert", "digits+blur"):
+        page.get_by_label(target, exact=True).click()
+    for number in ("2", "4"):
+        page.get_by_label(re.compile(rf"^{number}: ")).check()
+    page.locator(".lottery-bench button:has-text('Run transfer'):enabled").click()
+    lab.until(page, lambda: "transfer" in told.inner_text() and "done" in told.inner_text(), 500)
+    page.wait_for_timeout(1500)
+    shoot(page, folder, "transfer")
+    click(page, "Compare")
+    page.get_by_label(re.compile("^find-")).first.check()
+    lab.until(page, lambda: lab.points(page, "curves") > 0 and lab.points(page, "overlap") > 0)
+    page.wait_for_timeout(1500)
+    shoot(page, folder, "compare")
+
+
+def main():
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "nbs" / "images" / "workbench").resolve()
+    if lab.missing():
+        sys.exit(lab.missing())
+    with tempfile.TemporaryDirectory() as home:
+        place = Path(home)
+        lab.notebook(place / "workbench.ipynb", CELL)
+        threads = os.environ.get("OMP_NUM_THREADS", "1")
+        with lab.server(place, LOTTERY_RUNS=str(place / "lottery-runs"), OMP_NUM_THREADS=threads) as (address, token), lab.browser(1280, 960) as page:
+            lab.open_notebook(page, address, token, "workbench.ipynb")
+            lab.run_all(page)
+            visit(page, folder)
+
+
+if __name__ == "__main__":
+    main()
