@@ -100,13 +100,13 @@ def schedule_from(
         check_choice(args.schedule, ("geometric", "one-shot", "linear", "cubic", "densities such as 0.5,0.2"), "--schedule")
         raise
 
-# %% ../nbs/16_cli.ipynb #ba0d2313
+# %% ../nbs/16_cli.ipynb #66087b45
 def add_find(
     parser: argparse.ArgumentParser,
 ) -> None:
     "Flags of `lottery find`."
     add = parser.add_argument
-    add("--source", default="digits", help="domain to search on: digits, digits[0-4], fashion_mnist, cifar10, digits+blur(1) … (default %(default)s)")
+    add("--source", default="digits", help="domain to search on: digits, digits[0-4], fashion_mnist, cifar10, digits+blur(1), amazon-books … (default %(default)s)")
     add("--network", default="lenet-300-100", help=f"{', '.join(NETWORKS)}, or module:function of your own (default %(default)s)")
     add("--width", type=float, default=1.0, help="multiplies the hidden channels (default %(default)s)")
     add("--schedule", default="geometric", help="geometric, one-shot, linear, cubic, or densities with commas (default %(default)s)")

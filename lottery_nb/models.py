@@ -28,13 +28,13 @@ from torch.nn.utils import parametrize
 
 from .core import LotteryError, Reference, Registry, check_choice, check_number, data, global_seed, named, to_plain
 
-# %% ../nbs/02_models.ipynb #648e0712
+# %% ../nbs/02_models.ipynb #e91f12ae
 def scaled(
     channels: int,  # channels or units at width 1
     width: float,   # factor
 ) -> int:
     "Channels at a width: rounded half up, at least one."
-    return max(1, math.floor(channels*width + 0.5))
+    return max(1, math.floor(round(channels*width, 6) + 0.5))  # 100 × 0.145 is a half too, whatever floating point says
 
 # %% ../nbs/02_models.ipynb #ba9c7ebb
 def image_shape(

@@ -278,7 +278,7 @@ def _started(plan: Any, device: torch.device) -> RunStarted:
     versions = {"lottery_nb": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
     return RunStarted(plan.hash, type(plan).__name__, str(device), device_name(device), versions, torch.get_num_threads())
 
-# %% ../nbs/09_runs.ipynb #ea8bdce4
+# %% ../nbs/09_runs.ipynb #edf08dfb
 class Arms(Recall):
     "Results and states of arms on disk, by identity."
     def __init__(self,
@@ -316,8 +316,10 @@ class Arms(Recall):
             name, _, stack = file.removesuffix(".safetensors").partition("-")
             if name in wanted: found.setdefault(stack, set()).add(name)
         whole = [sorted(names) for stack, names in found.items() if in_stack(sorted(names))[0].endswith(stack)]
-        taken: set[str] = set()
-        return [names for names in whole if not taken & set(names) and not taken.update(names)]
+        chosen: list[list[str]] = []
+        for names in whole:
+            if not set(names) & set(itertools.chain(*chosen)): chosen.append(names)
+        return chosen
 
     def file(self, state: str) -> Path: "Where a stack's state lies."; return safe_child(self.folder, f"state-{state}.safetensors")
 

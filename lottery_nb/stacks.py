@@ -213,7 +213,7 @@ def copied(tensor: Tensor) -> Tensor:
     "A copy on the CPU, laid out plainly."
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
-# %% ../nbs/06_stacks.ipynb #dd768c87
+# %% ../nbs/06_stacks.ipynb #2f2c2c4b
 class _Lane(threading.Thread):
     "Runs jobs until there are none left, handing over each event and waiting until it was looked at."
     def __init__(self, jobs: Iterator, told: queue.SimpleQueue, closing: threading.Event):
@@ -223,7 +223,7 @@ class _Lane(threading.Thread):
     def run(self) -> None:
         torch.set_num_threads(1)
         try:
-            for place, job in iter(lambda: next(self.jobs, (None, None)), (None, None)):
+            for place, job in self.jobs:
                 if not self._one(place, job()): break
             self.told.put((self, "end", None))
         except BaseException as e: self.told.put((self, "error", e))
@@ -237,11 +237,11 @@ class _Lane(threading.Thread):
         events.close()
         return False
 
-# %% ../nbs/06_stacks.ipynb #85537a33
+# %% ../nbs/06_stacks.ipynb #f1e84c62
 def side_by_side(
-    jobs: Sequence[Callable[[], Generator]],   # each starts a generator of events
+    jobs: Sequence[Callable[[], Generator[Any, None, Any]]],   # each starts a generator of events
     lanes: int,                                # how many run at a time
-) -> Generator[Any, None, list]:
+) -> Generator[Any, None, list[Any]]:
     "Run generators of events beside each other and pass their events on; returns their results, in their order. Closing it closes them."
     results: dict[int, Any] = {}
     if min(lanes, len(jobs)) <= 1:

@@ -9,12 +9,13 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'FROZEN_NORM', 'SLOTS', 'ENG
            'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record', 'Member', 'identity', 'in_stack', 'Saved',
            'Recall', 'check_layout', 'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
 
-# %% ../nbs/06_training.ipynb #9dca5b82
+# %% ../nbs/06_training.ipynb #8ba4c59f
 import itertools, math, os, time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 import torch
 import torch.nn.functional as F
@@ -221,7 +222,7 @@ def _wanders(arm: Arm) -> bool:
 
 def _habits(arm: Arm) -> Habits: "Those of its network on four of its inputs."; return habits(arm.network, arm.domain.inputs(arm.domain.train.x, torch.arange(min(4, len(arm.domain.train.y)))))
 
-# %% ../nbs/06_training.ipynb #8c3a0ce9
+# %% ../nbs/06_training.ipynb #6471b22f
 class Trainer:
     "A stack of arms on a device: one network, flat weights, optimizer state and position."
     def __init__(self,
@@ -261,10 +262,11 @@ class Trainer:
         return x.contiguous(memory_format=torch.channels_last) if self.kernels and x.ndim == 4 else x
 
     def forward(self, x: Tensor) -> Tensor:
-        "Outputs [arms × n, classes] in full precision; in training, dropout draws from seeds of this step."
+        "Outputs [arms × n, classes] in full precision; dropout, and a network that draws numbers of its own, from seeds of this step."
         draws = [torch.Generator(self.device).manual_seed(seed_for(a.seed, "forward", self.step)) for a in self.arms] if self.drops and self.model.training else []
         mode = Stacked(len(self.arms), self.owned, draws) if draws or self.owned else nullcontext()
-        with mode, torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"): out = self.model(x)
+        seeded = global_seed(self.arms[0].seed, "forward", self.step) if self.draws else nullcontext()
+        with seeded, mode, torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"): out = self.model(x)
         return out.float() if self.precision == "bf16" else out
 
     def descend(self) -> None:
@@ -299,7 +301,7 @@ def recalibrated(
     for index in torch.arange(n, device=device).chunk(-(-n // 250)): t.forward(t.inputs(t.domain.train, index))
     return replace(arm.start, buffers=t.snapshot().buffers)
 
-# %% ../nbs/06_training.ipynb #2aafc7bb
+# %% ../nbs/06_training.ipynb #63d679eb
 def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
     "Train up to step `last` (the epoch's end, or a capture), yielding ticks and adding losses and hits to `sums` [arms, 2], step by step so that stops on the way change no bit."
     epoch, seeds, split = t.step // t.per_epoch, list(dict.fromkeys(a.seed for a in t.arms)), t.domain.train
@@ -315,7 +317,7 @@ def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
         here = slice(at := (t.step % t.per_epoch) * size, at + size)
         x, y = t.inputs(split, order[:, here], {k: v[:, here] for k, v in draws.items()}), split.y[order[:, here]]
         if len(seeds) < len(t.arms): x, y = x.unflatten(0, y.shape)[rows].flatten(0, 1), y[rows]
-        with global_seed(t.arms[0].seed, "forward", t.step) if t.draws else nullcontext(): out = t.forward(x)
+        out = t.forward(x)
         losses = F.cross_entropy(out, y.flatten(), reduction="none").view_as(y).mean(1)
         losses.sum().backward()
         t.descend()
@@ -339,17 +341,17 @@ def batches_of(
             yield here.inputs(here.train.x, index), here.train.y[index]
     return batches
 
-# %% ../nbs/06_training.ipynb #8d428d59
+# %% ../nbs/06_training.ipynb #50f304f3
 @torch.no_grad()
 def evaluate(
     t: Trainer,
     split: Split,
-    size: int = 1000,   # forward passes at once, over all arms
+    size: int = 1000,   # pictures at once; for a stack of more than four arms fewer, so that 4 × size pass at once
 ) -> list[dict[str, float]]:
     "Accuracy (0..1) and mean cross-entropy of each arm on a split, in evaluation mode."
     t.model.eval()
     arms, sums = len(t.arms), torch.zeros(len(t.arms), 2, dtype=t.dtype, device=t.device)
-    for index in torch.arange(len(split.y), device=t.device).split(max(1, size // arms)):
+    for index in torch.arange(len(split.y), device=t.device).split(max(1, min(size, 4 * size // arms))):
         x, y = t.inputs(split, index), split.y[index]
         out = t.forward(x if arms == 1 else x.repeat(arms, *[1] * (x.ndim - 1))).unflatten(0, (arms, -1))
         losses = F.cross_entropy(out.flatten(0, 1), y.repeat(arms), reduction="none").view(arms, -1)
@@ -488,7 +490,7 @@ class Recall:
 
 NOTHING = Recall()
 
-# %% ../nbs/06_training.ipynb #75082dcf
+# %% ../nbs/06_training.ipynb #9537c9d0
 def _result(m: Member, t: Trainer | None = None, k: int = 0) -> Trained:
     "What an arm gave; with the trainer, where it stood at the end too."
     if m.record.failed: return Trained(m.arm, failed=m.record.failed)
@@ -498,9 +500,9 @@ def _result(m: Member, t: Trainer | None = None, k: int = 0) -> Trained:
 def _tested(members: list[Member], device: torch.device, template: nn.Module) -> None:
     "The one reading of test data: with the weights of each arm's kept epoch."
     for m in members: m.metrics = {"validation": m.record.validation}
-    if not members or members[0].arm.domain.test is None: return
+    if not members or (test := members[0].arm.domain.test) is None: return
     t = Trainer([replace(m.arm, start=m.record.kept) for m in members], device, template)  # type: ignore[arg-type]
-    for m, metrics in zip(members, evaluate(t, t.domain.test), strict=True): m.metrics["test"] = metrics
+    for m, metrics in zip(members, evaluate(t, test), strict=True): m.metrics["test"] = metrics
 
 def _ended(m: Member) -> Event:
     "The event of an arm's end."
@@ -675,7 +677,7 @@ def _threads(number: int, device: torch.device) -> Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/06_training.ipynb #2f0badec
+# %% ../nbs/06_training.ipynb #aa3046e0
 def train(
     arms: Iterable[Arm],
     device: str | torch.device = "auto",
@@ -692,7 +694,7 @@ def train(
     plan = past if past and _possible(past, here) else arrange(list(here.values()), where, layout, recall)
     yield plan
     templates = {n: n.build(0) for n in {a.network: None for a in arms}}
-    jobs = [lambda g=g: _train_group([here[n] for n in g], where, recall, templates[here[g[0]].network]) for g in plan.groups]
+    jobs = [partial(_train_group, [here[n] for n in g], where, recall, templates[here[g[0]].network]) for g in plan.groups]
     with _threads(plan.threads, where): done = yield from side_by_side(jobs, plan.lanes)
     results = {r.arm.name: r for group in done for r in group}
     return [results[a.name] for a in arms]

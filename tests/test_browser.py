@@ -14,7 +14,7 @@ from lottery_nb.runs import Run
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(bool(lab.missing()), reason=lab.missing() or "-")
 IMPORT, CELL = 2, 3  # of the shipped notebook: the cells that import and make the workbench
-EPOCHS = 300  # so many that a network trains for some seconds
+EPOCHS = 500  # so many that a network trains for some seconds
 BENCH = ".lottery-bench"
 KERNEL_ANSWERS = """async () => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -350,6 +350,7 @@ def lenet_sizes():
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 50_610))
+@example(10_695)
 def test_small_network_comes_closest(lenet_sizes, parameters):
     got = small_network(Network("lenet-300-100", (1, 8, 8), 10), parameters).parameters_count
     assert abs(got - parameters) == min(abs(n - parameters) for n in lenet_sizes), got

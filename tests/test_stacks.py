@@ -1,6 +1,6 @@
 """Many arms in one step end where each would have ended alone; lanes, halving, layouts. Each test looks at the Layout event: arms really shared their steps, or really did not.
 
-Tolerance: 1e-10 in double precision after at most STEPS steps, relative to the largest weight and absolute for losses; 1e-4 in single precision."""
+Tolerance: 1e-10 in double precision after at most STEPS steps, relative to the largest weight and absolute for losses; 1e-4 in single precision, 1e-2 for a deep network after two."""
 import itertools
 import threading
 import time
@@ -123,7 +123,7 @@ def test_an_optimizer_and_a_schedule_are_the_same_in_a_stack(numbers, schedule):
 
 @pytest.mark.parametrize("keep", ["best loss", "best accuracy", "last"])
 def test_arms_leave_a_stack_when_they_would_have_ended(keep):
-    arms = crowd(recipe=replace(EXACT, lr=0.3, steps=None, epochs=9, patience=1, keep=keep, schedule="constant"), number=5)
+    arms = crowd(recipe=replace(EXACT, lr=0.1, steps=None, epochs=9, patience=1, keep=keep, schedule="constant"), number=5)
     _, _, events = agree(arms)
     lengths = {len(epochs(events, a.name)) for a in arms}
     left = of("Layout", events)[1:]
@@ -207,7 +207,8 @@ def test_find_gives_tickets_with_the_right_arms_weights(monkeypatch):
 
 @pytest.mark.parametrize("name", ["lenet-300-100", "conv-2", "resnet-20", "text-cnn"])
 def test_in_single_precision_rounding_is_all_that_differs(name):
-    agree(crowd(name, replace(EXACT, precision="fp32", steps=6)), 1e-4 if name != "resnet-20" else 1e-2)
+    "With many layers, rounding flips a ReLU now and then, in a stack and alone: after two steps it has not."
+    agree(crowd(name, replace(EXACT, precision="fp32", steps=2 if name == "resnet-20" else 6)), 1e-2 if name == "resnet-20" else 1e-4)
 
 
 def test_in_bf16_a_stack_trains_as_one_arm_does():
@@ -457,8 +458,8 @@ def test_a_stack_that_was_halved_leaves_no_state(monkeypatch, tmp_path):
 
 
 def test_groups_are_cut_to_the_memory_that_is_free(monkeypatch):
-    arms = crowd(number=5)
-    there = arms[0].domain
+    there = domain(tiny.NAME)
+    arms = [replace(a, domain=there) for a in crowd(number=5)]
     need = memory_of(arms[0], habits(arms[0].network, there.inputs(there.train.x, torch.arange(4))))
     sizes = {}
     for fit in (0.2, 1, 2, 3, 100):
@@ -559,16 +560,14 @@ def test_a_loss_that_explodes_leaves_the_stack_and_the_others_end_as_alone():
     assert [e.groups for e in of("Layout", events)] == [[[a.name for a in arms]], [[a.name for a in rest]]]
 
 
-@pytest.mark.parametrize("taken", range(1, 7))
+@pytest.mark.parametrize("taken", range(1, 5))
 def test_a_stack_is_taken_up_with_early_leavers_and_a_failure(taken):
-    arms = crowd("tiny:normed", Recipe(lr=0.3, epochs=6, batch_size=32, patience=2, schedule="constant", keep="best loss", precision="fp32"), capture=(7,), number=5)
+    arms = crowd("tiny:normed", Recipe(lr=0.2, epochs=6, batch_size=32, patience=2, schedule="constant", keep="best loss", precision="fp32"), capture=(7,), number=5)
     arms[3] = replace(arms[3], recipe=replace(arms[3].recipe, lr=1e30))
     whole, told = listen(train(arms, "cpu", layout="stacked"))
+    assert len({len(of("EpochDone", told, arm=a.name)) for a in arms}) > 2
     memory, stream = Memory(), train(arms, "cpu", layout="stacked")
     states = list(itertools.islice((e for e in stream if isinstance(e, StackState) and e.state), taken))
-    if len(states) < taken:
-        assert taken > 3
-        return
     memory.states[states[-1].identity] = states[-1].state()
     stream.close()
     kept = {n: ({k: t.clone() for k, t in s.now.tensors().items()} if s.now else {}, dict(s.record.captured)) for n, s in memory.states[states[-1].identity].items()}

@@ -394,6 +394,6 @@ def test_reviews_are_balanced_and_split_once_and_for_all(real):
 def test_a_text_network_learns_what_reviews_say(real):
     d = domain("amazon-kitchen@2000~bpe(2000,80)")
     network = net_for(d, 0.2)
-    (result,), _ = trained(replace(arm(d), network=network, start=fresh(network, 0), recipe=Recipe("adam", lr=2e-3, epochs=5, batch_size=32, schedule="constant")))
+    (result,), _ = trained(replace(arm(d), network=network, start=fresh(network, 0), recipe=Recipe("adam", lr=5e-3, epochs=5, batch_size=32, schedule="constant")))
     assert len(d.vocabulary) == 2000 and result.metrics["test"]["accuracy"] > 0.65
     assert fingerprint(d.vocabulary.model) == d.vocabulary.fingerprint

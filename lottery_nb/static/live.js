@@ -209,7 +209,8 @@ export default () => {
     });
     model.on('change:group', () => redraw(model, []));
     model.on('comm:close', () => say(true));
-    model.on('comm_live_update', () => say(model.comm_live === false));
+    // ipywidgets marks the views of a model whose kernel has gone by a class; the model itself is not shown to us.
+    model.on('comm_live_update', () => setTimeout(() => say([...views].some(view => view.el.closest('.jupyter-widgets-disconnected'))), 0));
     let tries = 0;
     const first = setInterval(() => { state.heard || ++tries > 20 ? clearInterval(first) : ask(); }, 3000);
     ask();
@@ -223,7 +224,7 @@ export default () => {
     gone.hidden = !state.gone;
     el.classList.add('lottery-live');
     el.append(gone, note, grid);
-    const view = { grid, note, gone, cards: new Map(), dirty: new Set(state.charts.keys()), queued: false, again: false };
+    const view = { el, grid, note, gone, cards: new Map(), dirty: new Set(state.charts.keys()), queued: false, again: false };
     views.add(view);
     const all = () => redraw(model, [...state.charts.keys()]);
     const here = () => { if (!document.hidden && !state.gone) model.send({ ask: 'here' }); };
