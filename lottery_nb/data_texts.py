@@ -7,8 +7,8 @@ __all__ = ['AMAZON', 'SENTIMENT', 'AMAZON_HOME', 'PAD', 'UNKNOWN', 'PIECES', 'LE
            'balanced', 'read_reviews', 'load_amazon', 'Vocabulary', 'cut', 'encode', 'decode_pieces',
            'train_vocabulary', 'kept_vocabulary', 'piece_counts', 'shared_pieces']
 
-# %% ../nbs/01_data_texts.ipynb #0d499206
-import io
+# %% ../nbs/01_data_texts.ipynb #36a51413
+import importlib.metadata, io
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-import sentencepiece
 import torch
 from torch import Tensor
 from .core import LotteryError, check_number, fingerprint, generator
@@ -88,7 +87,7 @@ def load_amazon(
     how = f" (its makers publish the reviews at {AMAZON_HOME}; write them as amazon/{part}.parquet with the columns text and label, 0 for negative and 1 for positive)"
     return locate(f"amazon-{part}", [([f"amazon/{part}.parquet"], read_reviews)], get_it=how)
 
-# %% ../nbs/01_data_texts.ipynb #6d937879
+# %% ../nbs/01_data_texts.ipynb #e0d6c251
 PAD, UNKNOWN = 0, 1
 PIECES, LENGTH, COVERAGE = 8000, 500, 0.9995  # pieces, pieces of a text that are read, share of characters covered: Desai et al. 2019, section 3
 
@@ -102,6 +101,7 @@ class Vocabulary:
     @cached_property
     def processor(self) -> Any:
         "SentencePiece's own object."
+        import sentencepiece  # here, and not above: a machine that only trains on pictures does without it
         return sentencepiece.SentencePieceProcessor(model_proto=self.model)
 
     @cached_property
@@ -159,7 +159,7 @@ def decode_pieces(
     "The text that a row of piece numbers says, without its padding."
     return vocabulary.processor.decode(row[row != PAD].tolist())
 
-# %% ../nbs/01_data_texts.ipynb #254631a9
+# %% ../nbs/01_data_texts.ipynb #ee1952b9
 def train_vocabulary(
     texts: Iterable[str],       # training texts, in any order
     size: int = PIECES,         # pieces, padding and 'unknown' included; fewer when the texts do not give as many
@@ -170,6 +170,7 @@ def train_vocabulary(
     check_number(coverage, "vocabulary coverage", low=0.98, high=1)
     rows = sorted(texts)
     if not any(row.split() for row in rows): raise LotteryError(f"{len(rows):,} texts hold no word to make a vocabulary of: give training texts")
+    import sentencepiece
     made = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -179,14 +180,14 @@ def train_vocabulary(
         raise LotteryError(f"a vocabulary of {size} pieces cannot be made of {len(rows):,} texts ({' '.join(str(e).split())[-120:]}): ask for more pieces") from None
     return Vocabulary(made.getvalue())
 
-# %% ../nbs/01_data_texts.ipynb #45f2df73
+# %% ../nbs/01_data_texts.ipynb #5b731ef6
 def kept_vocabulary(
     texts: Sequence[str],    # training texts
     size: int,               # pieces
     coverage: float,         # share of characters
 ) -> Vocabulary:
     "`train_vocabulary`, kept by content in the user's cache; a file there that was damaged is made again."
-    key = fingerprint(*Texts(sorted(texts)).packed(), size, coverage, sentencepiece.__version__)
+    key = fingerprint(*Texts(sorted(texts)).packed(), size, coverage, importlib.metadata.version("sentencepiece"))
     file = cache_folder()/"vocabularies"/f"{key}.safetensors"
     try: return Vocabulary.from_tensor(read_tensors(file)[0]["vocabulary"])
     except (LotteryError, LookupError): made = train_vocabulary(texts, size, coverage)

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -51,30 +52,42 @@ def quiet_settings(folder):
 
 
 @contextlib.contextmanager
-def server(folder, command="jupyterlab", **environment):
-    """A server on `folder` with private settings; gives its address with token, and its token."""
+def server(folder, command="jupyterlab", arguments=(), **environment):
+    """A server on `folder` with private settings; gives its address, and its token."""
     private = folder / ".private"
     names = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
     env = {**os.environ, **{name: str(private / part) for name, part in names.items()}, **environment}
     for part in names.values():
         (private / part).mkdir(parents=True, exist_ok=True)
     quiet_settings(private / "settings")
-    token = secrets.token_hex(8)
-    options = ["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--allow-root"]
+    token, port = secrets.token_hex(8), free_port()
+    lab = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--allow-root"]
+    options = lab if command == "jupyterlab" else [f"--port={port}", f"--token={token}"]
     with open(private / "server.log", "ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", command, *options], cwd=folder, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", command, "--no-browser", *options, *arguments], cwd=folder, env=env, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
-        while not (found := list((private / "runtime").glob("jpserver-*.json"))):
+        while not answers(port):
             assert process.poll() is None and time.monotonic() < deadline, (private / "server.log").read_text()[-3000:]
             time.sleep(0.1)
-        time.sleep(0.2)
-        yield json.loads(found[0].read_text())["url"], token
+        yield f"http://127.0.0.1:{port}/", token
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
         process.kill()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @contextlib.contextmanager

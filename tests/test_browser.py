@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,8 +15,9 @@ from lottery_nb.runs import Run
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(bool(lab.missing()), reason=lab.missing() or "-")
 IMPORT, CELL = 2, 3  # of the shipped notebook: the cells that import and make the workbench
-EPOCHS = 500  # so many that a network trains for some seconds
+EPOCHS = 300  # so many that a network trains for some seconds
 BENCH = ".lottery-bench"
+PICTURES = os.environ.get("LOTTERY_PICTURES")
 KERNEL_ANSWERS = """async () => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   return (await kernel.requestExecute({ code: '6 * 7' }).done).content.status;
@@ -56,6 +58,18 @@ def grows(page, chart, field="x", timeout=60):
 def data(page, chart, field="x"):
     """(name, values) of each curve in a chart, as it is drawn."""
     return page.evaluate(DATA, [chart, field])
+
+
+def shot(page, name):
+    """Pictures at both widths and in both themes, where CI asks for them."""
+    if not PICTURES:
+        return
+    for width, height in ((1920, 1080), (1280, 960)):
+        page.set_viewport_size({"width": width, "height": height})
+        for dark in (True, False):
+            lab.theme(page, dark)
+            page.wait_for_timeout(500)
+            page.screenshot(path=Path(PICTURES) / f"{name}-{width}-{'dark' if dark else 'light'}.png")
 
 
 def at_rest_in(page, chart):
@@ -118,6 +132,7 @@ def test_a_whole_visit(visit):
     click(page, "Measure time and memory")
     lab.until(page, lambda: "examples/s; " in page.locator(".lottery-side").inner_text())
     assert re.search(r"About \d+ (s|min) for 4 networks at [\d,]+ examples/s; \d+\.\d GiB on ", page.locator(".lottery-side").inner_text())
+    shot(page, "find")
 
     # Run: points come while no network is done
     run.click()
@@ -164,6 +179,7 @@ def test_a_whole_visit(visit):
     lab.until(page, lambda: lab.points(page, "layers", "z") > 0 and lab.points(page, "mask", "z") == 64, 120)
     lab.until(page, lambda: "done" in told(page), 120)
     assert networks_done(page) == 4
+    shot(page, "watch")
     shown = dict(data(page, "accuracy", "y"))
     result = [row for row in results(runs, "find-*") if row["split"] == "test" and row["metric"] == "accuracy" and row["role"] == "ticket"]
     assert shown["ticket"] == [pytest.approx(100 * sum(float(row["value"]) for row in result) / len(result))]
@@ -179,6 +195,7 @@ def test_a_whole_visit(visit):
     grows(page, "targets")
     assert "running" in told(page) and networks_done(page) < 10
     lab.until(page, lambda: lab.points(page, "matrix", "z") > 0, 120)
+    shot(page, "transfer")
     click(page, "Stop")
     lab.until(page, lambda: "stopped" in told(page))
 
@@ -194,9 +211,18 @@ def test_a_whole_visit(visit):
     click(page, "Python cell")
     lab.until(page, lambda: page.locator("pre.lottery-code").count() >= 1)
     assert "FindPlan(" in page.locator(BENCH).inner_text()
+    shot(page, "compare")
     assert page.faults == []
 
 
 def test_the_same_panel_as_a_page_of_its_own(tmp_path):
-    """Voilà, where it is installed."""
+    """Through Voilà: no code, the same charts, and a press of a button that moves the plot."""
     pytest.importorskip("voila")
+    lab.notebook(tmp_path / "workbench.ipynb", "from lottery_nb.panel import Workbench\nWorkbench()")
+    with lab.server(tmp_path, "voila", ["workbench.ipynb"], LOTTERY_RUNS=str(tmp_path / "runs"), OMP_NUM_THREADS="1") as (address, token), lab.browser() as page:
+        page.goto(f"{address}?token={token}")
+        page.wait_for_selector('.lottery-card[data-chart="network"] .main-svg', timeout=90_000)
+        assert lab.points(page, "schedule") == 9 and "Workbench()" not in page.inner_text("body")
+        page.locator(".lottery-field", has_text="Rounds").get_by_role("slider").focus()
+        page.keyboard.press("ArrowLeft")
+        lab.until(page, lambda: lab.points(page, "schedule") == 8)

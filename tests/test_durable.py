@@ -721,7 +721,7 @@ def test_a_damaged_state_is_ignored(crowded, every_state, tmp_path):
 def test_a_state_that_was_not_removed_is_removed_when_its_stack_is_found_done(crowded, every_state, tmp_path):
     "The worker died between the last result and the removal."
     folder, kept = tmp_path/"run", {}
-    for e in record(crowd(), folder, "cpu"):
+    for _ in record(crowd(), folder, "cpu"):
         kept |= {p.name: p.read_bytes() for p in states(folder)}
     lines = (folder/"events.jsonl").read_bytes().splitlines(keepends=True)
     (folder/"events.jsonl").write_bytes(b"".join(lines[:-1]))

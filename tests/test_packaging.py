@@ -116,10 +116,11 @@ def test_wheel_from_the_source_archive(built, tmp_path):
         info = {Path(name).name: archive.read(name).decode() for name in names if ".dist-info/" in name}
         archive.extractall(tmp_path)
     assert {name for name in names if ".dist-info/" not in name} == {
-        f"lottery_nb/{path.name}" for path in PACKAGE.iterdir() if path.is_file()
+        path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     assert "License-Expression: Apache-2.0" in info["METADATA"] and "LICENSE" in info
     assert "lottery = lottery_nb.cli:main" in info["entry_points.txt"]
+    assert {"lottery_nb/static/live.js", "lottery_nb/static/live.css"} <= names
     code = f"import lottery_nb, importlib; [importlib.import_module('lottery_nb.' + name) for name in {list(MODULES)}]; print(lottery_nb.__file__)"
     where = run(sys.executable, "-c", code, cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert where.startswith(str(tmp_path))

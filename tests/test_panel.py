@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from lottery_nb import follow, forms, live, many_runs, panel
-from lottery_nb.core import EpochDone, LotteryError, RunFailed
+from lottery_nb.core import EpochDone, LotteryError, RunFailed, RunStarted
 from lottery_nb.pruning import geometric
 from lottery_nb.runs import Log, Run, run
 from lottery_nb.tickets import FindPlan
@@ -349,6 +349,20 @@ def test_an_update_costs_no_more_in_a_long_run(home, tmp_path):
             costs.append(len(json.dumps(content)) + sum(map(len, buffers)))
     assert len(page.page["training"][0]["x"]) <= follow.POINTS
     assert np.median(costs[-20:]) < 2 * np.median(costs[1:10]) + 2000
+
+
+def test_a_long_log_of_a_run_at_work_is_not_taken_for_a_planned_one(home, tmp_path):
+    """The last word about its state lies further back than the end that a glance reads."""
+    folder = tmp_path / "long"
+    folder.mkdir()
+    (folder / "plan.json").write_bytes((home / "find-small" / "plan.json").read_bytes())
+    log = Log(folder / "events.jsonl")
+    log.write(RunStarted("hash", "FindPlan", "cpu", "CPU", {}, 1))
+    for epoch in range(1000):
+        log.write(EpochDone("arm", epoch, epoch, 0.1, 1.0, 0.5, 1.0, 0.5, 0.01))
+    assert panel.newest(tmp_path) == (folder, False) and panel.runs(tmp_path)["status"].tolist() == ["interrupted"]
+    (folder / "heartbeat").write_text("1")
+    assert panel.newest(tmp_path) == (folder, True)
 
 
 def test_no_update_when_nothing_happens(home):
