@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CHUNK', 'LATEST', 'TYPES', 'TAGS', 'RESULTS', 'LAYERS', 'HEARTBEAT', 'DEAD_AFTER', 'PLANS', 'MAX_PLAN', 'NUMBERS',
            'COMMANDS', 'Log', 'Tail', 'sound', 'results_frame', 'layers_frame', 'Run', 'beating', 'status_of',
-           'write_plan', 'plan_text', 'read_plan', 'check_kind', 'run_folder', 'Arms', 'write_arms', 'read_arms',
-           'steer', 'working', 'Writer', 'worked', 'record', 'progress', 'check_folder', 'run', 'neighbours']
+           'write_plan', 'plan_text', 'read_plan', 'check_kind', 'runs_home', 'run_folder', 'Arms', 'write_arms',
+           'read_arms', 'steer', 'working', 'Writer', 'worked', 'record', 'progress', 'check_folder', 'run',
+           'neighbours']
 
 # %% ../nbs/09_runs.ipynb #3d408ae7
 import itertools, json, os, platform, re, threading, time, traceback
@@ -259,10 +260,16 @@ def read_plan(
     if type(plan) in PLANS: return plan
     raise LotteryError(f"{path} holds {type(plan).__name__}: a plan is one of {', '.join(p.__name__ for p in PLANS)}")
 
-# %% ../nbs/09_runs.ipynb #25828800
+# %% ../nbs/09_runs.ipynb #087691b0
 def check_kind(plan: Any) -> None:
     "Refuse what is no plan."
     if type(plan) not in PLANS: raise LotteryError(f"{plan!r} cannot be run: give one of {', '.join(p.__name__ for p in PLANS)}")
+
+def runs_home(
+    folder: str | Path | None = None,  # None: LOTTERY_RUNS, or ./lottery-runs
+) -> Path:
+    "The folder that runs lie in."
+    return Path(folder or os.environ.get("LOTTERY_RUNS", "lottery-runs"))
 
 def run_folder(
     plan: Any,  # one of the kinds in PLANS
@@ -272,7 +279,7 @@ def run_folder(
     source = plan.source if isinstance(plan.source, str) else plan.source.name
     kind = type(plan).__name__.removesuffix("Plan").lower()
     name = re.sub(r"[^\w.-]+", "-", f"{kind}-{source}")[:60].strip("-")
-    return safe_child(os.environ.get("LOTTERY_RUNS", "lottery-runs"), f"{name}-{plan.hash[:8]}")
+    return safe_child(runs_home(), f"{name}-{plan.hash[:8]}")
 
 def _started(plan: Any, device: torch.device) -> RunStarted:
     versions = {"lottery_nb": __version__, "torch": str(torch.__version__), "python": platform.python_version()}

@@ -571,10 +571,10 @@ def _stages(members: list[Member], results: dict[str, Trained], device: torch.de
             m.now = None if m in leaving else t.snapshot(k)
             if m in leaving: results[m.arm.name] = _result(m, t, k); yield _ended(m)
 
-# %% ../nbs/06_training.ipynb #46b422de
+# %% ../nbs/06_training.ipynb #f9e91605
 LAYOUTS = ("auto", "alone", "stacked")
 STACK = 16               # arms in a stack on a CPU: more do not make its step shorter
-SMALL_STEP = 10_000_000  # weights × batch × arms below which a step without convolutions is over before a second CPU thread has woken up
+SMALL_STEP = 100_000_000  # weights × batch × arms below which a step without convolutions is over before a second CPU thread has woken up
 ROOM = 0.5               # share of the free memory that stacks may take
 
 def check_layout(layout: str | int) -> None:

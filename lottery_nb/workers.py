@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['STARTING', 'ENDS', 'work', 'start', 'resume', 'pause', 'stop', 'glance', 'runs']
 
-# %% ../nbs/09_workers.ipynb #adbff64b
+# %% ../nbs/09_workers.ipynb #a831a116
 import json, os, subprocess, sys, time, traceback
 from pathlib import Path
 from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 from .core import Event, LotteryError, Planned, RunFailed, RunStarted
-from .runs import Log, Run, Tail, check_folder, neighbours, plan_text, read_plan, record, run_folder, status_of, steer, write_plan
+from .runs import Log, Run, Tail, beating, check_folder, neighbours, plan_text, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
 
 # %% ../nbs/09_workers.ipynb #a6c5b0ec
 def work(
@@ -93,7 +93,7 @@ def stop(
 def _need_worker(folder: str | Path, what: str) -> None:
     if (status := Run(folder).status) not in ("running", "paused"): raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
 
-# %% ../nbs/09_workers.ipynb #9306b5da
+# %% ../nbs/09_workers.ipynb #b0857e62
 ENDS = 1 << 16  # bytes read at the start and at the end of a log
 
 def glance(
@@ -108,6 +108,7 @@ def glance(
     planned = next((e.arms for _, e in head if isinstance(e, Planned)), None)
     done = sum(1 for e in os.scandir(folder/"arms") if e.name.endswith(".safetensors") and not e.name.startswith("state-")) if (folder/"arms").is_dir() else 0
     status = status_of(folder, [e for _, e in tail])
+    if status == "planned" and head and tail is not head: status = "running" if beating(folder) else "interrupted"  # what it said last of itself lies further back
     return dict(run=folder.name, **_about(folder), status=status, arms=planned if status == "done" else done, planned=planned,
                 last=pd.Timestamp(tail[-1][0], unit="s").floor("s") if tail else pd.NaT, path=str(folder))
 
@@ -118,7 +119,7 @@ def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
         if at: f.readline()
         return [pair for line in f.read(ENDS).splitlines() if (pair := Tail(log)._pair(line))]
 
-# %% ../nbs/09_workers.ipynb #d9571108
+# %% ../nbs/09_workers.ipynb #25f1e46a
 def _about(folder: Path) -> dict[str, str]:
     "Kind, source and targets of a run, from its plan's JSON alone."
     try:
@@ -132,6 +133,6 @@ def runs(
     folder: str | Path | None = None,  # None: LOTTERY_RUNS or ./lottery-runs
 ) -> pd.DataFrame:
     "One row for each run in a folder: run, kind, source, targets, status, arms, planned, last, path."
-    home = Path(folder or os.environ.get("LOTTERY_RUNS", "lottery-runs"))
+    home = runs_home(folder)
     columns = ["run", "kind", "source", "targets", "status", "arms", "planned", "last", "path"]
     return pd.DataFrame([glance(p.parent) for p in sorted(home.glob("*/plan.json"))], columns=columns)

@@ -91,10 +91,11 @@ def networks_done(page):
     return int(re.search(r"(\d+) of \d+ networks", told(page))[1])
 
 
-@pytest.fixture(scope="module")
-def visit(tmp_path_factory):
+@pytest.fixture
+def visit(tmp_path):
     """The shipped notebook, open in JupyterLab, with an empty folder for runs."""
-    folder = tmp_path_factory.mktemp("lab")
+    folder = tmp_path / "lab"
+    folder.mkdir()
     shutil.copy(ROOT / "nbs" / "20_workbench.ipynb", folder / "workbench.ipynb")
     runs = folder / "lottery-runs"
     with lab.server(folder, LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token), lab.browser(1400, 1000) as page:
@@ -180,7 +181,7 @@ def test_a_whole_visit(visit):
     lab.until(page, lambda: "done" in told(page), 120)
     assert networks_done(page) == 4
     shot(page, "watch")
-    shown = dict(data(page, "accuracy", "y"))
+    shown = lab.until(page, lambda: {name: y for name, y in data(page, "accuracy", "y") if y and name == "ticket"})
     result = [row for row in results(runs, "find-*") if row["split"] == "test" and row["metric"] == "accuracy" and row["role"] == "ticket"]
     assert shown["ticket"] == [pytest.approx(100 * sum(float(row["value"]) for row in result) / len(result))]
 
