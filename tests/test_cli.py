@@ -60,10 +60,10 @@ def test_recipe_flags(monkeypatch):
 
 
 def test_search_flags(monkeypatch):
-    p, (out, device, show) = planned(monkeypatch, "--network", "conv-2", "--rewind", "epoch 1", "--retrain", "learning-rate rewinding", "--criterion", "magnitude-increase", "--scope", "erk",
-                                     "--prune-head", "0.1", "--seeds", "4", "--controls", "none", "--floor", "0.5", "--out", "x", "--device", "cpu", "--quiet")
+    p, (out, device, show, layout) = planned(monkeypatch, "--network", "conv-2", "--rewind", "epoch 1", "--retrain", "learning-rate rewinding", "--criterion", "magnitude-increase", "--scope", "erk",
+                                     "--prune-head", "0.1", "--seeds", "4", "--controls", "none", "--floor", "0.5", "--out", "x", "--device", "cpu", "--layout", "8", "--quiet")
     assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == ("conv-2", "epoch 1", "learning-rate rewinding", "magnitude increase", "erk", {"head": 0.1})
-    assert p.seeds == (0, 1, 2, 3) and p.controls == () and p.floor == 0.5 and (str(out), device, show) == ("x", "cpu", False)
+    assert p.seeds == (0, 1, 2, 3) and p.controls == () and p.floor == 0.5 and (str(out), device, show, layout) == ("x", "cpu", False, 8)
 
 
 @pytest.mark.parametrize("flags, want", [

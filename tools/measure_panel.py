@@ -89,7 +89,7 @@ def watch(page, log, folder, number, total=20_000, rate=400):
             sizes(page)
             late = True
     share = (cpu(page) - before) / (time.monotonic() - clock)
-    return share, early, sizes(page)
+    return share, early, sizes(page), number
 
 
 def main():
@@ -113,9 +113,11 @@ def main():
             page.wait_for_timeout(2000)
             session = page.context.new_cdp_session(page)
             delays, first = seconds_to_page(page, log, 20, 40), heap(page, session)
-            share, early, late = watch(page, log, run, 60)
+            share, early, late, number = watch(page, log, run, 60)
+            while number % 16:
+                epoch(log, number := number + 1)
             page.wait_for_timeout(3000)
-            after, last = seconds_to_page(page, log, 20_000, 40, 16), heap(page, session)
+            after, last = seconds_to_page(page, log, number, 40, 16), heap(page, session)
             idle, clock = cpu(page), time.monotonic()
             page.wait_for_timeout(10_000)
             idle = (cpu(page) - idle) / (time.monotonic() - clock)
