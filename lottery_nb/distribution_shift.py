@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['TRAINING', 'ARMS', 'distribution_shift', 'arms_of', 'pair_table']
 
-# %% ../nbs/15_distribution_shift.ipynb #a91539e2
+# %% ../nbs/15_distribution_shift.ipynb #a7b2b5e3
 import pandas as pd
-from typing import Any
 from .core import check_choice
 from .data_texts import AMAZON
-from .domains import domain
 from .models import Network
 from .papers import SCALES, Move, Paper
 from .pruning import geometric

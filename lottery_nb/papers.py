@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCALES', 'Move', 'Paper', 'tickets_of', 'run_paper', 'results_by']
 
-# %% ../nbs/13_papers.ipynb #b41ad438
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+# %% ../nbs/13_papers.ipynb #9d9f5905
+from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 import pandas as pd
@@ -44,7 +44,7 @@ class Paper:
     @property
     def hash(self) -> str: "The paper's identity."; return fingerprint(canonical(self))
 
-# %% ../nbs/13_papers.ipynb #2f348ddd
+# %% ../nbs/13_papers.ipynb #7097f47a
 def tickets_of(
     found: Run,            # of a search
     move: Move,
@@ -64,8 +64,8 @@ def run_paper(
     done: dict[str, Run] = {}
     for name, plan in paper.finds.items(): done[name] = run(plan, Path(out)/f"find-{name}", device, show)
     for name, move in paper.moves.items():
-        plan = TransferPlan(tickets_of(done[move.find], move), move.targets, **move.how)
-        done[name] = run(plan, Path(out)/f"move-{name}", device, show)
+        carried = TransferPlan(tickets_of(done[move.find], move), move.targets, **move.how)
+        done[name] = run(carried, Path(out)/f"move-{name}", device, show)
     return done
 
 # %% ../nbs/13_papers.ipynb #acbe5d42
