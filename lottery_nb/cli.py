@@ -10,11 +10,12 @@ __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', '
            'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'add_paper', 'paper_command',
            'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #de17b952
+# %% ../nbs/16_cli.ipynb #f49aa442
 import argparse, importlib.util, json, subprocess, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 from . import __version__
 from .core import LotteryError, check_choice, safe_child, write_atomic
 from .pruning import CRITERIA, SCOPES, Schedule, cubic, geometric, linear, listed, one_shot
@@ -285,7 +286,7 @@ def bench_command(args: argparse.Namespace) -> int:
     print(table(path).to_string(index=False), path, sep="\n")
     return 0
 
-# %% ../nbs/16_cli.ipynb #e6bc60b2
+# %% ../nbs/16_cli.ipynb #acfad0b7
 CELLS = (("markdown", "# The workbench\nRun the cell below; a run that it starts goes on when this page is closed, and the cell run again comes back to it."),
          ("code", "from lottery_nb.panel import Workbench\n\nWorkbench()"))
 
@@ -295,8 +296,8 @@ def workbench_notebook(
     "The notebook with the panel in a folder; it is written unless it is there."
     path = Path(folder)/"workbench.ipynb"
     if path.exists(): return path
-    code = dict(execution_count=None, outputs=[])
-    cells = [dict(cell_type=kind, id=f"cell-{i}", metadata={}, source=text, **(code if kind == "code" else {})) for i, (kind, text) in enumerate(CELLS)]
+    code: dict[str, Any] = dict(execution_count=None, outputs=[])
+    cells: list[dict[str, Any]] = [dict(cell_type=kind, id=f"cell-{i}", metadata={}, source=text, **(code if kind == "code" else {})) for i, (kind, text) in enumerate(CELLS)]
     kernel = dict(kernelspec=dict(display_name="Python 3 (ipykernel)", language="python", name="python3"))
     return write_atomic(path, json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5), indent=1))
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POINTS', 'WORDS', 'RATE_OVER', 'SHOWN', 'KERNELS', 'Curve', 'Follower', 'images_done', 'progress_of', 'told', 'rises',
-           'live_accuracy', 'with_rises', 'live_training', 'mask_of', 'first_layer', 'tiles', 'mask_figure', 'awaited',
-           'live_layers', 'shown_rows', 'live_matrix', 'live_targets']
+           'live_accuracy', 'reach_to', 'with_rises', 'live_training', 'mask_of', 'first_layer', 'tiles', 'mask_figure',
+           'awaited', 'live_layers', 'shown_rows', 'live_matrix', 'matrix_height', 'targets_height', 'live_targets']
 
 # %% ../nbs/12_follow.ipynb #7a95f3b7
 import math, time
@@ -51,7 +51,7 @@ class Curve:
     @property
     def share(self) -> float: "Share of its epochs that are done, 0..1."; return 1.0 if self.over else min(1.0, self.told / max(1, math.ceil(self.epochs)))
 
-# %% ../nbs/12_follow.ipynb #3eef2e36
+# %% ../nbs/12_follow.ipynb #c9d14f4e
 WORDS = (RunStarted, RunPaused, RunResumed, RunStopped, RunDone, RunFailed)  # events that say how a run stands
 RATE_OVER = 15.0   # seconds over which images per second are measured
 
@@ -70,8 +70,10 @@ class Follower:
         self.recent: deque[tuple[float, float]] = deque()    # (time, images of the epoch that ended then)
         self.done, self.failed, self.finished = 0, 0, 0.0    # arms; images of arms that are over
         self.word: Event | None = None                       # the last of WORDS
+        self.drawn: tuple[int, go.Figure] | None = None      # accuracy of so many rows
         self.started: RunStarted | None = None
-        self.worked, self.since = 0.0, None                  # seconds that processes worked; when the last one began
+        self.worked = 0.0                                    # seconds that processes worked, the present one left out
+        self.since: float | None = None                      # when the present one began
 
     def read(self) -> set[str]:
         "Read what is new; returns what has changed: 'arms', 'epochs', 'tickets', 'state'."
@@ -161,7 +163,7 @@ def told(
     if isinstance(e, RunFailed): return f"failed: {e.reason}"
     return {"RunPaused": "paused", "RunResumed": "goes on", "RunStopped": "stopped"}.get(type(e).__name__, "")
 
-# %% ../nbs/12_follow.ipynb #7dafc8d3
+# %% ../nbs/12_follow.ipynb #98e34b64
 def rises(
     f: Follower,
     domain: str | None = None,   # only arms on this domain
@@ -179,13 +181,29 @@ def live_accuracy(
     f: Follower,
 ) -> go.Figure:
     "Accuracy against density: what is done, with intervals, and the epochs of what trains now."
+    if f.drawn is None or f.drawn[0] != len(f.rows): f.drawn = len(f.rows), _done_accuracy(f)
+    return with_rises(go.Figure(f.drawn[1]), rises(f))
+
+def _done_accuracy(f: Follower) -> go.Figure:
+    "Of the arms that are done; drawn anew only when one more is."
     frame, plan = f.frame, f.plan
     split = "test" if (frame["split"] == "test").any() else "validation"
     if len(frame): fig = accuracy_plot(frame, getattr(plan, "floor", None), split=split)
     else: fig = styled(go.Figure(), "Accuracy against density", "the first network is training: dots are its epochs").update_yaxes(**level_axis("accuracy", split))
     densities = pd.Series(plan.schedule.densities) if hasattr(plan, "schedule") else frame["density"]
-    if len(fig.data) or not len(frame): fig.update_xaxes(**density_axis(densities))
-    return with_rises(fig, rises(f))
+    if len(fig.data) or not len(frame): reach_to(fig, density_axis(densities))
+    if len(fig.data): fig.layout.title.subtitle.text += "; dots: epochs of what trains now, on validation data"
+    return fig
+
+def reach_to(
+    fig: go.Figure,    # changed in place
+    axis: dict,        # from `density_axis`
+) -> None:
+    "Let the density axis, and the line of dense that spans it, reach to the plan's last density."
+    old, new = fig.layout.xaxis.range, axis["range"]
+    ends = {10**a: 10**b for a, b in zip(old or (), new, strict=bool(old))}
+    for trace in fig.data: trace.x = [ends.get(x, x) for x in trace.x]
+    fig.update_xaxes(**axis)
 
 def with_rises(
     fig: go.Figure,                          # changed in place
@@ -194,7 +212,7 @@ def with_rises(
     "The figure with a trail for each role that is in training."
     for role, (x, y) in trails.items():
         fig.add_scatter(x=x, y=[100 * v for v in y], name=f"{text_of(role)}, in training", mode="markers", marker=dict(size=4, color=faint(COLOURS.get(role, "#333333"), 0.45)),
-                        hovertemplate=f"{text_of(role)} in training<br>validation accuracy %{{y:.1f}} %<extra></extra>", cliponaxis=True)
+                        hovertemplate=f"{text_of(role)} in training<br>validation accuracy %{{y:.1f}} %<extra></extra>", cliponaxis=True, showlegend=False, legendgroup=role)
     return fig
 
 # %% ../nbs/12_follow.ipynb #5201b3a9
@@ -276,7 +294,7 @@ def _words_figure(kept: np.ndarray, words: tuple[str, ...], heading: str, name: 
     fig.update_yaxes(autorange="reversed", type="category", title_text="word").update_xaxes(title_text="kept weights of the word's vector (%)", range=[0, 100])
     return styled(fig, heading, f"{text_of(name)}: the words that keep most and least")
 
-# %% ../nbs/12_follow.ipynb #400f856d
+# %% ../nbs/12_follow.ipynb #4600fe8d
 def awaited(
     title: str,
     what: str,    # that is waited for
@@ -290,7 +308,11 @@ def live_layers(
     f: Follower,
 ) -> go.Figure:
     "Layer densities by round, or what they wait for."
-    if f.tickets: return layer_density_plot(layers_frame(list(f.tickets.values())))
+    if f.tickets:
+        fig = layer_density_plot(layers_frame(list(f.tickets.values())))
+        rounds = [label.partition("<br>")[0] for label in fig.data[0].x]
+        if len(rounds) > 6: fig.update_traces(texttemplate=None).update_xaxes(tickvals=list(fig.data[0].x), ticktext=rounds, tickangle=0, title_text="round")
+        return fig.update_xaxes(tickangle=0, tickfont_size=11)
     return awaited("Density of each layer by round", "waits for the first ticket: the dense networks train first")
 
 def shown_rows(
@@ -307,6 +329,24 @@ def live_matrix(
     "The transfer matrix of the arms that are done."
     frame = shown_rows(f)
     return transfer_plot(frame, getattr(f.plan, "floor", None)) if len(frame) else awaited("Accuracy on the targets", "waits for the first network on a target")
+
+# %% ../nbs/12_follow.ipynb #dbfd98ef
+def matrix_height(
+    f: Follower | None,   # of a transfer; None or another run: a small plot
+) -> int:
+    "Pixels that the transfer matrix will need when all is done, so that it need not grow."
+    p: Any = f.plan if f else None
+    if not hasattr(p, "targets"): return 300
+    drawn = sum(c in ("reinit", "random mask", "small dense", "reinit signs kept") for c in p.controls) + ("fresh" in p.start and "reinit" not in p.controls)
+    kept = sum(s != "fresh" for s in p.start)
+    return 110 + len(p.targets) * (44 + 40 * (kept * (1 + ("shuffled" in p.controls)) + drawn))
+
+def targets_height(
+    f: Follower | None,
+) -> int:
+    "Likewise for the curves: two panels beside each other, one for each target and start."
+    p: Any = f.plan if f else None
+    return 130 + 260 * -(-len(p.targets) * max(1, sum(s != "fresh" for s in p.start)) // 2) if hasattr(p, "targets") else 300
 
 # %% ../nbs/12_follow.ipynb #63668539
 def live_targets(

@@ -25,10 +25,10 @@ from .tickets import FindPlan, Search, Ticket
 from .training import Recipe
 from .transfer import TransferPlan, transfer_arms
 
-# %% ../nbs/12_forms.ipynb #58f1c928
+# %% ../nbs/12_forms.ipynb #3c9949ca
 FIND: dict[str, Any] = dict(
     source="digits", part="", network="lenet-300-100", width=1.0,
-    optimizer="sgd", lr=0.1, lr_schedule="one-cycle", epochs=10, batch_size=64, weight_decay=0.0, warmup=0.0, augment=(), precision="fp32", keep="best accuracy", patience=0,
+    optimizer="sgd", lr=0.1, lr_schedule="one-cycle", epochs=10, batch_size=64, weight_decay=0.0, warmup=0.0, augment=(), precision=Recipe().precision, keep="best accuracy", patience=0,
     criterion="magnitude", scope="global", score_at="trained", kind="geometric", fraction=0.2, rounds=8, density=0.05, listed="0.5, 0.2, 0.1", head=0.0,
     rewind="init", rewind_at=1, retrain=RETRAIN[0], seeds=3, controls=("reinit", "random mask"), floor=0.0)
 "Fields of the form that finds tickets, with what they hold at first."
@@ -115,7 +115,7 @@ def looked_at(
     layers["prunable"] = layers["parameter"].isin(search.names)
     return Looked(search.network, layers, int(layers.loc[layers["prunable"], "size"].sum()), int(layers["size"].sum()), planned.arms, planned.images)
 
-# %% ../nbs/12_forms.ipynb #74cd1eb2
+# %% ../nbs/12_forms.ipynb #82404629
 @dataclasses.dataclass(frozen=True)
 class Cost:
     "What a short measurement found."
@@ -130,7 +130,7 @@ def measured(
 ) -> Cost:
     "Train the plan's first networks for a moment, in this process, and tell rate and memory."
     where = pick_device(device)
-    events = PLANS[type(plan)](plan, where, lambda identity: None)
+    events = PLANS[type(plan)](plan, where)
     sizes, at, seen, clock = {}, {}, 0.0, None
     for e in events:
         if isinstance(e, ArmStarted): sizes[e.arm] = e.images

@@ -17,13 +17,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-# %% ../nbs/12_live.ipynb #88517b7e
+# %% ../nbs/12_live.ipynb #1d437947
 def taken_apart(
     value: Mapping,     # a trace, as Plotly's JSON
     before: str = "",   # path of the mapping inside the trace
 ) -> tuple[dict[str, Any], dict[str, list | np.ndarray]]:
     "Properties and arrays of a trace by dotted path; an array of numbers is float64 (NaN for a gap), a table stays a property."
-    props, arrays = {}, {}
+    props: dict[str, Any] = {}
+    arrays: dict[str, list | np.ndarray] = {}
     for key, v in value.items():
         path = before + key
         if isinstance(v, Mapping): inner = taken_apart(v, path + "."); props |= inner[0]; arrays |= inner[1]
@@ -117,7 +118,7 @@ def alike(
     shape = lambda c: [(props.get("type"), props.get("name"), props.get("legendgroup"), props.keys(), {(p, type(v)) for p, v in arrays.items()}) for props, arrays in c["traces"]]
     return all(old[k] == new[k] for k in ("title", "subtitle", "group", "height", "wide", "label")) and shape(old) == shape(new)
 
-# %% ../nbs/12_live.ipynb #112c05c1
+# %% ../nbs/12_live.ipynb #f5bf864c
 @cache
 def packed_plotly() -> bytes:
     "plotly.js, gzipped; unpacked in the page, once."
@@ -135,7 +136,9 @@ class Live(anywidget.AnyWidget):
         woken: Callable[[], None] = lambda: None,     # called when a page is there
     ):
         super().__init__(plotly_js=packed_plotly(), group=group)
-        self.lock, self.sent, self.now, self.seq = threading.RLock(), {}, {}, 0
+        self.lock, self.seq = threading.RLock(), 0
+        self.sent: dict[str, dict] = {}   # as the page has it
+        self.now: dict[str, dict] = {}    # as it should be
         self.seen, self.woken = time.monotonic(), woken
         self.on_msg(lambda _, content, buffers: self.heard(content))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_COLOURS', 'compared', 'verdict_table', 'tickets_of', 'pairs_of', 'overlap_rows', 'overlap_figure']
 
-# %% ../nbs/12_many_runs.ipynb #224c0223
+# %% ../nbs/12_many_runs.ipynb #30e3f7c0
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,8 @@ from .follow import awaited, mask_of
 from .masks import Mask, overlap
 from .plots import DASHES, SYMBOLS, density_axis, faint, level_axis, styled, text_of
 from .runs import Run
-from .stats import compare, density_text, seeds_text, summary
+from .stats import density_text, seeds_text, summary
+from .verdict import conditions
 
 # %% ../nbs/12_many_runs.ipynb #db7933e4
 RUN_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D31", "#6E7781")
@@ -40,15 +41,13 @@ def compared(
     fig.update_xaxes(**density_axis(rows["density"])).update_yaxes(**level_axis(metric, "test"))
     return styled(fig, "Runs side by side", f"test {metric}, {seeds_text(rows)}")
 
-# %% ../nbs/12_many_runs.ipynb #889426a0
+# %% ../nbs/12_many_runs.ipynb #2f30f46a
 def verdict_table(
-    results: Any,   # a results frame, a run, or a list of these
+    results: Any,   # a run, or a results frame
 ) -> pd.DataFrame:
-    "Where tickets stand against every control: a row for each source, domain, start, density and partner."
-    roles = [r for r in pd.concat([r.frame if isinstance(r, Run) else r for r in (results if isinstance(results, list) else [results])])["role"].unique() if r != "ticket"]
-    tables = [compare(results, "ticket", role) for role in roles]
-    rows = pd.concat(tables) if tables else pd.DataFrame(columns=["source", "domain", "start", "density", "against", "verdict", "text"])
-    return rows.assign(density=rows["density"].map(density_text))[["domain", "start", "density", "against", "verdict", "text"]].rename(columns={"text": "ticket minus partner"}).reset_index(drop=True)
+    "The five conditions for each ticket as text cells, with their evidence; refuses results without tickets."
+    table = conditions(results)
+    return table.assign(density=table["density"].map(density_text)).drop(columns=[c for c in ("source", "start") if table[c].nunique() == 1])
 
 # %% ../nbs/12_many_runs.ipynb #7eee81db
 def tickets_of(

@@ -52,6 +52,18 @@ def slide(page, label, presses):
         page.keyboard.press("ArrowRight" if presses > 0 else "ArrowLeft")
 
 
+def pause_amid_a_round(page, told):
+    """Pause where curves have begun; a little later, where none have."""
+    while True:
+        click(page, "Pause")
+        lab.until(page, lambda: "paused" in told.inner_text())
+        page.wait_for_timeout(1500)
+        if lab.points(page, "training") > 60:
+            return
+        click(page, "Resume")
+        page.wait_for_timeout(700)
+
+
 def visit(page, folder):
     """Find, watch half way, transfer, compare."""
     page.wait_for_selector('.lottery-card[data-chart="network"] .main-svg', timeout=90_000)
@@ -67,9 +79,7 @@ def visit(page, folder):
     page.locator(".lottery-bench button", has_text=re.compile(r"^\s*Run$")).first.click()
     told = page.locator(".lottery-told")
     lab.until(page, lambda: told.count() and int((re.search(r"(\d+) of", told.inner_text()) or [0, 0])[1]) >= 32, 500)
-    click(page, "Pause")
-    lab.until(page, lambda: "paused" in told.inner_text())
-    page.wait_for_timeout(1500)
+    pause_amid_a_round(page, told)
     shoot(page, folder, "watch")
     click(page, "Resume")
     lab.until(page, lambda: "done" in told.inner_text(), 500)
