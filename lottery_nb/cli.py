@@ -6,18 +6,18 @@
 __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', 'layout_from', 'add_recipe', 'recipe_from',
            'schedule_from', 'add_find', 'find_command', 'add_transfer', 'tickets_at', 'transfer_command', 'tell',
            'show_command', 'export_command', 'write_csv', 'demo_plan', 'demo_command', 'add_run', 'run_command',
-           'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command', 'add_bench',
+           'stands', 'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command', 'add_bench',
            'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'add_paper', 'paper_command',
            'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #f49aa442
+# %% ../nbs/16_cli.ipynb #16bbb7d0
 import argparse, importlib.util, json, subprocess, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from . import __version__
-from .core import LotteryError, check_choice, safe_child, write_atomic
+from .core import LotteryError, RunFailed, check_choice, safe_child, write_atomic
 from .pruning import CRITERIA, SCOPES, Schedule, cubic, geometric, linear, listed, one_shot
 from .models import NETWORKS
 from .rewinding import CONTROLS, RETRAIN, TRAINED
@@ -28,7 +28,7 @@ from .runs import Run, run, runs_home
 from .workers import pause, resume, runs, start, stop
 from .bench import WORKS, bench, setup, table
 from .tickets import FindPlan, Ticket
-from .training import Recipe
+from .training import PRECISIONS, Recipe
 from .transfer import BODIES, FROZEN_NORM, START_POINTS, TRANSFER_HEADS, TransferPlan
 
 # %% ../nbs/16_cli.ipynb #f2b6faa4
@@ -61,7 +61,7 @@ def layout_from(
     "Which networks share their steps, as `train` takes it."
     return int(text) if text.isdigit() else text
 
-# %% ../nbs/16_cli.ipynb #bb5de27d
+# %% ../nbs/16_cli.ipynb #ffb67f16
 def add_recipe(
     parser: argparse.ArgumentParser,
 ) -> None:
@@ -75,7 +75,7 @@ def add_recipe(
     flag("optimizer", str, "sgd, adam or adamw")
     flag("lr", float, "peak learning rate")
     flag("weight_decay", float, "L2, or decoupled with adamw")
-    flag("precision", str, "fp32, bf16 or fp64")
+    flag("precision", str, f"{', '.join(PRECISIONS)}; auto is bf16 for image kernels where the device has it")
     flag("keep", str, "epoch kept: 'best accuracy' or 'best loss' on validation, or 'last'")
     flag("patience", int, "stop after so many epochs without a better one")
     group.add_argument("--lr-schedule", dest="lr_schedule", default=None, metavar="STR", help=f"constant, step, cosine or one-cycle (default {given['schedule']})")
@@ -231,7 +231,7 @@ def demo_command(args: argparse.Namespace) -> int:
     print(f"{out}: report.html to look at, results.csv to work with, tickets/ to build on")
     return 0
 
-# %% ../nbs/16_cli.ipynb #caaac23c
+# %% ../nbs/16_cli.ipynb #c6cf2fd0
 def add_run(
     parser: argparse.ArgumentParser,
 ) -> None:
@@ -244,10 +244,17 @@ def run_command(args: argparse.Namespace) -> int:
     from lottery_nb.runs import read_plan
     plan, folder = read_plan(args.plan), args.out or args.plan
     if not args.background: return tell(run(plan, folder, args.device, not args.quiet, args.layout))
-    print(start(plan, folder, args.device))
-    return 0
+    return stands(start(plan, folder, args.device, args.layout))
 
-def resume_command(args: argparse.Namespace) -> int: "Take up a run in the background."; print(resume(args.run)); return 0
+def stands(found: Run) -> int:
+    "Print how a run stands; a failed one with its reason, and exit status 1."
+    print(found)
+    failed = next((e for e in reversed(found.events) if isinstance(e, RunFailed)), None)
+    if found.status != "failed" or failed is None: return 0
+    print(f"it failed: {failed.reason}", file=sys.stderr)
+    return 1
+
+def resume_command(args: argparse.Namespace) -> int: "Take up a run in the background."; return stands(resume(args.run))
 
 def stop_command(args: argparse.Namespace) -> int: "Stop a run."; print(stop(args.run)); return 0
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['T', 'DATA', 'EVENTS', 'LotteryError', 'expect_error', 'Registry', 'check_choice', 'check_number', 'pick_device',
            'device_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'data', 'name_of', 'named',
-           'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child', 'Event', 'event',
-           'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
+           'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child', 'Event',
+           'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
            'TicketFound', 'RoundDone', 'RunDone', 'RunFailed', 'NotSaved', 'RunPaused', 'RunResumed', 'RunStopped',
            'Tick', 'StackState', 'event_from']
 
@@ -171,29 +171,37 @@ def name_of(
     module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "<")
     return None if module in (None, "__main__") or "<" in name else f"{module}:{name}"
 
-# %% ../nbs/00_core.ipynb #a7a60c60
+# %% ../nbs/00_core.ipynb #e9b6a540
 def named(
     name: str,  # 'module:name'
 ) -> Any:
     "What `module:name` stands for; refuses a name that cannot be imported."
     module, _, attr = name.partition(":")
     try: return functools.reduce(getattr, attr.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError):
-        raise LotteryError(f"{name!r} cannot be imported here: put the module on the path, or give a built-in name") from None
+    except AttributeError: raise LotteryError(f"{name!r} cannot be imported here: {module} holds no {attr!r}") from None
+    except (ImportError, ValueError): raise LotteryError(f"{name!r} cannot be imported here: put the module on the path, or give a built-in name") from None
 
-# %% ../nbs/00_core.ipynb #3e7fd83f
+# %% ../nbs/00_core.ipynb #baa5383a
+def source_of(
+    fn: Callable,  # that a module holds
+) -> str:
+    "The source of a function and of the module that it stands in; of the function alone where the module has no file. An `OSError` or `TypeError` where there is none."
+    module = inspect.getmodule(fn)
+    beside = inspect.getsource(module) if getattr(module, "__file__", None) and module is not None else ""
+    return inspect.getsource(fn) + beside
+
 @dataclass(frozen=True)
 class Reference:
     "A function found by name when it is first called; refuses one whose source is not the one that was written down."
     name: str    # 'module:name'
-    source: str  # fingerprint of its source
+    source: str  # fingerprint of the module that it stands in, since it may use what stands beside it
 
     @classmethod
     def to(cls, fn: Callable) -> "Reference":
         "The reference to a function that a module holds; refuses a lambda, a local function, one of a notebook cell, and one without Python source."
         if isinstance(fn, cls): return fn
         if name := name_of(fn):
-            try: return cls(name, fingerprint(inspect.getsource(fn)))
+            try: return cls(name, fingerprint(source_of(fn)))
             except (TypeError, OSError): raise LotteryError(f"{name} has no Python source to be known by: call it in a function of a module of yours, and give that") from None
         raise LotteryError(f"{fn!r} cannot be written to a file: move it to a module, so that another process finds it")
 
@@ -290,7 +298,7 @@ def event(cls: type[T]) -> type[T]:
     "Class decorator: a frozen dataclass that is an event of its own name."
     return EVENTS.register(cls.__name__)(dataclass(frozen=True)(cls))
 
-# %% ../nbs/00_core.ipynb #433ffc76
+# %% ../nbs/00_core.ipynb #a7d42fa3
 @event
 class RunStarted(Event):
     "A process began (or took up again) a plan."
@@ -313,6 +321,7 @@ class Layout(Event):
     groups: list       # of lists of arm names
     lanes: int = 1     # groups trained at a time
     threads: int = 1   # CPU threads of each
+    asked: str = ""    # the layout that was asked for: 'auto', 'alone', 'stacked' or a number
 
 # %% ../nbs/00_core.ipynb #95f254b1
 @event

@@ -7,7 +7,7 @@ __all__ = ['POINTS', 'WORDS', 'RATE_OVER', 'SHOWN', 'KERNELS', 'Curve', 'Followe
            'live_accuracy', 'reach_to', 'with_rises', 'live_training', 'mask_of', 'first_layer', 'tiles', 'mask_figure',
            'awaited', 'live_layers', 'shown_rows', 'live_matrix', 'matrix_height', 'targets_height', 'live_targets']
 
-# %% ../nbs/12_follow.ipynb #7a95f3b7
+# %% ../nbs/12_follow.ipynb #a5f3fda7
 import math, time
 from collections import deque
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from .core import (ArmDone, ArmFailed, ArmStarted, EpochDone, Event, LotteryError, Planned, RoundDone, RunDone, RunFailed, RunPaused, RunResumed,
+from .core import (ArmDone, ArmFailed, ArmStarted, EpochDone, Event, Planned, RoundDone, RunDone, RunFailed, RunPaused, RunResumed,
                              RunStarted, RunStopped, TicketFound, safe_child)
 from .masks import Mask
 from .plots import COLOURS, DASHES, SYMBOLS, accuracy_plot, density_axis, faint, layer_density_plot, level_axis, styled, text_of, transfer_curves, transfer_plot
 from .report import time_text
 from .files import read_tensors
-from .runs import RESULTS, TAGS, Run, Tail, layers_frame, read_plan, status_of
+from .runs import RESULTS, TAGS, Tail, layers_frame, read_plan, status_of
 from .stats import density_text
 
 # %% ../nbs/12_follow.ipynb #dd3d5fb3

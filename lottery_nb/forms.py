@@ -8,19 +8,19 @@ __all__ = ['FIND', 'KINDS', 'REWINDS', 'PLACES', 'TRANSFER', 'SIMPLE', 'WHERE', 
            'read_gpu', 'devices', 'targets_of_form', 'transfer_plan', 'transfer_refusals', 'code_of', 'given_in',
            'short_path', 'origin_of', 'cell_of', 'imports_for']
 
-# %% ../nbs/12_forms.ipynb #87a2e98f
+# %% ../nbs/12_forms.ipynb #8218c9b6
 import dataclasses, json, re, resource, subprocess, sys, tempfile, time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 import torch
-from .core import ArmStarted, EpochDone, LotteryError, Planned, Tick, check_choice, pick_device, device_name
+from .core import ArmStarted, EpochDone, LotteryError, Tick, check_choice, pick_device, device_name
 from .domains import domain
 from .models import Network, summary
 from .pruning import Schedule, cubic, geometric, linear, listed, one_shot
-from .rewinding import CONTROLS, RETRAIN
-from .runs import PLANS, Run, read_plan, write_plan
+from .rewinding import RETRAIN
+from .runs import PLANS, read_plan, write_plan
 from .tickets import FindPlan, Search, Ticket
 from .training import Recipe
 from .transfer import TransferPlan, transfer_arms

@@ -6,10 +6,10 @@
 __all__ = ['CHUNK', 'LATEST', 'TYPES', 'TAGS', 'RESULTS', 'LAYERS', 'HEARTBEAT', 'DEAD_AFTER', 'PLANS', 'MAX_PLAN', 'NUMBERS',
            'COMMANDS', 'Log', 'Tail', 'sound', 'results_frame', 'layers_frame', 'Run', 'beating', 'status_of',
            'write_plan', 'plan_text', 'read_plan', 'check_kind', 'runs_home', 'run_folder', 'Arms', 'write_arms',
-           'read_arms', 'steer', 'working', 'Writer', 'worked', 'record', 'progress', 'check_folder', 'run',
-           'neighbours']
+           'read_arms', 'steer', 'working', 'Writer', 'worked', 'check_begun', 'record', 'progress', 'check_folder',
+           'run', 'neighbours']
 
-# %% ../nbs/09_runs.ipynb #3d408ae7
+# %% ../nbs/09_runs.ipynb #552394c8
 import itertools, json, os, platform, re, threading, time, traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,7 +31,7 @@ from .files import read_tensors, write_tensors
 from .own_data import load_domain, save_domain
 from .rewinding import snapshot_from
 from .tickets import FindPlan, Ticket, find_tickets
-from .training import Recall, Record, Saved, check_layout, in_stack
+from .training import LAYOUTS, Recall, Record, Saved, check_layout, in_stack
 from .transfer import TransferPlan, transfer
 
 # %% ../nbs/09_runs.ipynb #4a2e3861
@@ -285,7 +285,7 @@ def _started(plan: Any, device: torch.device) -> RunStarted:
     versions = {"lottery_nb": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
     return RunStarted(plan.hash, type(plan).__name__, str(device), device_name(device), versions, torch.get_num_threads())
 
-# %% ../nbs/09_runs.ipynb #edf08dfb
+# %% ../nbs/09_runs.ipynb #16c13742
 class Arms(Recall):
     "Results and states of arms on disk, by identity."
     def __init__(self,
@@ -315,6 +315,11 @@ class Arms(Recall):
         for _, e in self.past.new():
             if isinstance(e, Layout): self.layouts.setdefault(frozenset(itertools.chain(*e.groups)), e)
         return self.layouts.get(frozenset(arms))
+
+    def asked(self) -> str | int:
+        "The layout that was asked for when this run began; '' for a run that has none yet."
+        told = next((e.asked for _, e in Tail(self.past.path).new() if isinstance(e, Layout)), "")
+        return int(told) if told.isdigit() else told if told in LAYOUTS else ""
 
     def stacks(self, alone: Sequence[str]) -> list[list[str]]:
         "Finished stacks, of this run or another, of arms that are all among these."
@@ -424,7 +429,7 @@ def _key(e: Event) -> tuple | None:
     if isinstance(e, Layout): return ("Layout", json.dumps(e.groups))
     return (type(e).__name__, getattr(e, "arm", getattr(e, "ticket", getattr(e, "round", None))), getattr(e, "epoch", None))
 
-# %% ../nbs/09_runs.ipynb #23d369c5
+# %% ../nbs/09_runs.ipynb #b838691c
 class Writer:
     "Writes a run's events, tickets, states and results."
     def __init__(self,
@@ -434,18 +439,13 @@ class Writer:
         self.folder, self.arms = folder, arms
         self.told: dict[str, tuple[str, list[Event]]] = {}  # of arms in training: identity, events
         past = Tail(folder/"events.jsonl").new()
-        self.seen, self.seconds, self.begun = {_key(e) for _, e in past}, worked(past), [e for _, e in past if isinstance(e, RunStarted)]
+        self.seen, self.seconds = {_key(e) for _, e in past}, worked(past)
         self.log, self.start, self.next_state = Log(folder/"events.jsonl"), time.monotonic(), 0.0
-
-    def check(self, plan: Any) -> None:
-        "Refuse a plan that is not the one that the log began with, as this version of the package knows it."
-        if any(e.plan != plan.hash and e.versions.get("lottery_nb") == __version__ for e in self.begun):
-            raise LotteryError(f"{self.folder/'plan.json'} is not the plan that this run began with: it was changed or is damaged, use a fresh copy")
 
     def write(self, e: Event) -> None:
         "Store what an event brings, then log it."
         if isinstance(e, StackState): return self._state(e)
-        if isinstance(e, TicketFound) and not (file := safe_child(self.folder/"tickets", f"{e.ticket}.safetensors")).exists(): e.made.save(file, store=self.folder/"snapshots")
+        if isinstance(e, TicketFound): self._ticket(e)
         if isinstance(e, ArmStarted): self.told[e.arm] = (e.identity, [])
         if (arm := getattr(e, "arm", None)) in self.told: self.told[arm][1].append(e)
         if isinstance(e, ArmDone): self._result(e)
@@ -453,6 +453,15 @@ class Writer:
         self.seen.add(_key(e))
         if isinstance(e, ArmStarted):
             for before in self.arms.begun.pop(e.identity, ()): self.write(before)
+
+    def _ticket(self, e: TicketFound) -> None:
+        "Store a ticket, unless it is there and whole."
+        file, store = safe_child(self.folder/"tickets", f"{e.ticket}.safetensors"), self.folder/"snapshots"
+        with suppress(LotteryError):
+            if file.exists() and Ticket.load(file).content == e.made.content: return
+        if file.exists():
+            for snapshot in e.made.snapshots.values(): safe_child(store, f"{snapshot.fingerprint}.safetensors").unlink(missing_ok=True)
+        e.made.save(file, store=store)
 
     def _result(self, e: ArmDone) -> None:
         identity, told = self.told[e.arm]
@@ -485,7 +494,16 @@ def worked(
         last = t
     return total + (last - begin if begin is not None else 0.0)
 
-# %% ../nbs/09_runs.ipynb #cba39190
+# %% ../nbs/09_runs.ipynb #dacd564a
+def check_begun(
+    plan: Any,      # one of the kinds in PLANS
+    folder: Path,   # of a run
+) -> None:
+    "Refuse a plan that is not the one that the run's log began with, as this version of the package knows it."
+    for _, e in Tail(folder/"events.jsonl").new():
+        if isinstance(e, RunStarted) and e.plan != plan.hash and e.versions.get("lottery_nb") == __version__:
+            raise LotteryError(f"{folder/'plan.json'} is not the plan that this run began with: it was changed or is damaged, use a fresh copy")
+
 def record(
     plan: Any,                            # one of the kinds in PLANS
     folder: Path,                         # the run's folder
@@ -495,14 +513,14 @@ def record(
 ) -> Iterator[Event]:
     "Run a plan, or take it up again, and pass the events on. An error goes to the log, then to the caller."
     check_layout(layout)
+    check_begun(plan, folder)
     where, arms = pick_device(device), Arms(folder/"arms", [o/"arms" for o in others])
-    events = PLANS[type(plan)](plan, where, arms, layout)
+    events = PLANS[type(plan)](plan, where, arms, arms.asked() or layout)
     first = next(events)  # a bad plan is refused here, before anything is written
     with working(folder):
         if not (folder/"plan.json").exists(): write_plan(plan, folder)
         writer = Writer(folder, arms)
         try:
-            writer.check(plan)
             yield from _recorded(writer, events, (_started(plan, where), first))
         except GeneratorExit: writer.log.write(RunStopped()); raise
         except KeyboardInterrupt: writer.log.write(RunStopped()); raise
@@ -554,7 +572,7 @@ def _advance(bar: tqdm, e: Tick | EpochDone, sizes: dict, before: dict) -> None:
     bar.update(images * (done - before[e.arm]))
     before[e.arm] = done
 
-# %% ../nbs/09_runs.ipynb #7f0206e0
+# %% ../nbs/09_runs.ipynb #da4788df
 def check_folder(
     plan: Any,      # one of the kinds in PLANS
     folder: Path,   # where it is to run
@@ -575,7 +593,9 @@ def run(
     "Run a plan to its end and give the run; a finished run of the same plan is only read, an unfinished one taken up. Refuses a bad plan, or a folder of another plan, before anything is trained."
     folder = run_folder(plan) if out is None else Path(out)
     check_folder(plan, folder)
-    if (folder/"plan.json").exists() and (found := Run(folder)).status == "done": return found
+    if (folder/"plan.json").exists() and (found := Run(folder)).status == "done":
+        check_begun(plan, folder)
+        return found
     for _ in progress(record(plan, folder, device, neighbours(folder), layout), show): pass
     return Run(folder)
 

@@ -98,7 +98,7 @@ def _dropout(channels: bool) -> Callable:
 DROPOUTS = {F.dropout: _dropout(False), F.dropout1d: _dropout(True), F.dropout2d: _dropout(True), F.dropout3d: _dropout(True)}
 "Dropout function -> what it is for a stack, and for one arm."
 
-# %% ../nbs/06_stacks.ipynb #a685a18b
+# %% ../nbs/06_stacks.ipynb #70ab7243
 @dataclass(frozen=True)
 class Habits:
     "What a network does when it runs."
@@ -128,16 +128,22 @@ def _tried(network: Network, x: Tensor) -> Habits:
     finally: draws = not torch.equal(before, torch.get_rng_state()); torch.set_rng_state(before)
     for net in copies:
         for p in net.parameters(): kept.pop(p.data_ptr(), None)  # the weights are counted elsewhere
-    return Habits(mode.dropped, draws, not draws and _agrees(nets, x, torch.cat(outs)), sum(kept.values()) // (2 * len(x)))
+    return Habits(mode.dropped, draws, not draws and all(_agrees(nets, x, training) for training in (True, False)), sum(kept.values()) // (2 * len(x)))
 
-def _agrees(nets: list[nn.Module], x: Tensor, alone: Tensor) -> bool:
-    "Whether two networks in a stack give what each gives alone."
-    model = deepcopy(nets[0])
-    owned = install(model, {n: torch.stack([dict((*m.named_parameters(), *m.named_buffers()))[n].detach() for m in nets]) for n, _ in (*model.named_parameters(), *model.named_buffers())})
+def _agrees(nets: list[nn.Module], x: Tensor, training: bool) -> bool:
+    "Whether two networks in a stack give what each gives alone, in one mode."
+    nets, inputs = [deepcopy(n).train(training) for n in nets], [x, x.flip(-1)]
+    model, draws = deepcopy(nets[0]), lambda: [torch.Generator().manual_seed(k) for k in range(2)]
+    tensors = [dict((*m.named_parameters(), *m.named_buffers())) for m in nets]
+    owned = install(model, {n: torch.stack([t[n].detach() for t in tensors]) for n in tensors[0]})
     try:
-        with torch.no_grad(), Stacked(2, owned, [torch.Generator().manual_seed(k) for k in range(2)]): together = model(torch.cat([x, x.flip(-1)]))
+        with torch.no_grad():
+            with Stacked(2, owned, draws()): together = model(torch.cat(inputs))
+            alone = []
+            for net, part, drawn in zip(nets, inputs, draws(), strict=True):
+                with Stacked(1, draws=[drawn]): alone.append(net(part))
     except Exception: return False  # whatever a network of the user's does with weights of another shape
-    return together.shape == alone.shape and torch.allclose(together, alone, 1e-6, 1e-9)
+    return together.shape == torch.cat(alone).shape and torch.allclose(together, torch.cat(alone), 1e-6, 1e-9)
 
 # %% ../nbs/06_stacks.ipynb #c6401a2a
 def install(

@@ -203,7 +203,7 @@ def still_norms(
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     return [m for n, m in norms.items() if all(f"{n}.{p}" in arm.frozen for p, _ in m.named_parameters())]
 
-# %% ../nbs/06_training.ipynb #b8f0ba7b
+# %% ../nbs/06_training.ipynb #e205b279
 def precision_of(
     arm: Arm,
     device: torch.device,
@@ -220,7 +220,10 @@ def _wanders(arm: Arm) -> bool:
     "Whether a network of the user's draws random numbers of its own, from torch's one global state."
     return not isinstance(arm.network.name, str) and _habits(arm).draws
 
-def _habits(arm: Arm) -> Habits: "Those of its network on four of its inputs."; return habits(arm.network, arm.domain.inputs(arm.domain.train.x, torch.arange(min(4, len(arm.domain.train.y)))))
+def _habits(arm: Arm) -> Habits:
+    "Those of its network: a built-in one on four inputs, one of the user's on a whole batch."
+    rows = 4 if isinstance(arm.network.name, str) else arm.recipe.batch_size
+    return habits(arm.network, arm.domain.inputs(arm.domain.train.x, torch.arange(min(rows, len(arm.domain.train.y)))))
 
 # %% ../nbs/06_training.ipynb #6471b22f
 class Trainer:
@@ -571,7 +574,7 @@ def _stages(members: list[Member], results: dict[str, Trained], device: torch.de
             m.now = None if m in leaving else t.snapshot(k)
             if m in leaving: results[m.arm.name] = _result(m, t, k); yield _ended(m)
 
-# %% ../nbs/06_training.ipynb #f9e91605
+# %% ../nbs/06_training.ipynb #1a44410b
 LAYOUTS = ("auto", "alone", "stacked")
 STACK = 16               # arms in a stack on a CPU: more do not make its step shorter
 SMALL_STEP = 100_000_000  # weights × batch × arms below which a step without convolutions is over before a second CPU thread has woken up
@@ -579,8 +582,8 @@ ROOM = 0.5               # share of the free memory that stacks may take
 
 def check_layout(layout: str | int) -> None:
     "Refuse a layout that is none."
-    if isinstance(layout, str): check_choice(layout, LAYOUTS, "layout")
-    else: check_number(layout, "layout", low=1, whole=True)
+    if isinstance(layout, str): check_choice(layout, (*LAYOUTS, "a number of networks"), "layout")
+    else: check_number(layout, "layout", low=1, high=1_000_000, whole=True)
 
 def bucket(arm: Arm) -> tuple:
     "What arms that share steps have in common."
@@ -602,7 +605,7 @@ def memory_of(
     single = 4 * weights * (3 + len(SLOTS[arm.recipe.optimizer])) + 2 * seen.saved * batch
     return single * (2 if arm.recipe.precision == "fp64" else 1)
 
-# %% ../nbs/06_training.ipynb #ec178295
+# %% ../nbs/06_training.ipynb #48e573cd
 def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> int:
     "How many arms of one bucket share their steps at most."
     first = arms[0]
@@ -628,10 +631,11 @@ def arrange(
     if lanes > 1 and any(_wanders(a) for a in arms): lanes = 1
     threads = 1 if lanes > 1 or all(_small(g) for g in groups) else cores
     own = {identity(a, device, threads): a for a in arms}
-    if known := [[own[i] for i in stack] for stack in recall.stacks(list(own))]:
+    most = len(arms) if layout in ("auto", "stacked") else 1 if layout == "alone" else int(layout)
+    if known := [[own[i] for i in stack] for stack in recall.stacks(list(own)) if len(stack) <= most]:
         told = {a.name for stack in known for a in stack}
         groups = known + _grouped([a for a in arms if a.name not in told], device, layout, cores)
-    return Layout([[a.name for a in g] for g in groups], lanes, threads)
+    return Layout([[a.name for a in g] for g in groups], lanes, threads, str(layout))
 
 def _grouped(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> list[list[Arm]]:
     buckets: dict[tuple, list[Arm]] = {}

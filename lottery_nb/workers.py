@@ -5,24 +5,26 @@
 # %% auto #0
 __all__ = ['STARTING', 'ENDS', 'work', 'start', 'resume', 'pause', 'stop', 'glance', 'runs']
 
-# %% ../nbs/09_workers.ipynb #a831a116
+# %% ../nbs/09_workers.ipynb #362a40f3
 import json, os, subprocess, sys, time, traceback
 from pathlib import Path
 from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 from .core import Event, LotteryError, Planned, RunFailed, RunStarted
-from .runs import Log, Run, Tail, beating, check_folder, neighbours, plan_text, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
+from .runs import Log, Run, Tail, beating, check_begun, check_folder, neighbours, plan_text, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
+from .training import check_layout
 
-# %% ../nbs/09_workers.ipynb #a6c5b0ec
+# %% ../nbs/09_workers.ipynb #abf93ff9
 def work(
     folder: str | Path,     # a run's folder, with its plan.json
     device: str = "auto",
+    layout: str = "auto",   # as `train` takes it, a number as digits
 ) -> None:
     "Work on a run in this process until it is done or told to stop; an error is logged and raised."
     folder = Path(folder)
     try:
-        for _ in record(read_plan(folder), folder, device, neighbours(folder)): pass
+        for _ in record(read_plan(folder), folder, device, neighbours(folder), int(layout) if layout.isdigit() else layout): pass
     except Exception as e:
         if "another process works on" not in str(e): _note_failure(folder, str(e) or type(e).__name__)
         raise
@@ -35,23 +37,25 @@ def _note_failure(folder: Path, reason: str) -> None:
     log.write(RunFailed(reason, traceback.format_exc()))
     log.close()
 
-# %% ../nbs/09_workers.ipynb #7fc4180a
+# %% ../nbs/09_workers.ipynb #f6175904
 STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
 
 def start(
     plan: Any,                       # a FindPlan, a TransferPlan …
     out: str | Path | None = None,   # the run's folder; None: `run_folder(plan)`
     device: str = "auto",
+    layout: str | int = "auto",      # which arms share their steps, as `train` takes it
 ) -> Run:
     "Start a plan in a process of its own, or take it up again; refuses a folder of another plan and a run that a process works on. A finished run is only read."
     folder = run_folder(plan) if out is None else Path(out)
-    check_folder(plan, folder)
+    check_layout(layout); check_folder(plan, folder); check_begun(plan, folder)
     if not (folder/"plan.json").exists(): write_plan(plan, folder)
-    return resume(folder, device)
+    return resume(folder, device, layout)
 
 def resume(
     folder: str | Path,      # a run's folder
     device: str = "auto",
+    layout: str | int = "auto",  # of a run that has not begun; another keeps its own
 ) -> Run:
     "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
     found = Run(folder)
@@ -59,20 +63,27 @@ def resume(
     if found.status in ("paused", "done"): return found
     lock = FileLock(found.path/"lock")
     try: lock.acquire(timeout=0 if found.status == "running" else 5); lock.release()  # the lock of a process that just ended is free in a moment
-    except Timeout: raise LotteryError(f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+    except Timeout: raise LotteryError(_silent(found.path) if found.status == "interrupted" else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+    check_begun(read_plan(found.path), found.path)
     before = _starts(found)
     with open(found.path/"worker.log", "ab") as output:
-        worker = subprocess.Popen([sys.executable, "-c", "import sys; from lottery_nb.workers import work; work(*sys.argv[1:])", str(found.path.resolve()), device],
+        worker = subprocess.Popen([sys.executable, "-c", "import sys; from lottery_nb.workers import work; work(*sys.argv[1:])", str(found.path.resolve()), device, str(layout)],
                                   stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     deadline = time.monotonic() + STARTING
     while _starts(found) == before and worker.poll() is None and time.monotonic() < deadline: time.sleep(0.05)
     return found
 
+def _silent(folder: Path) -> str:
+    "What to do about a process that holds a run's lock and gives no sign of life."
+    try: pid = (folder/"heartbeat").read_text()[:20]
+    except OSError: pid = "PID"
+    return f"process {pid} holds {folder} and gives no sign of life: it is suspended or hangs; wake it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and take the run up again"
+
 def _starts(found: Run) -> int:
     "How often a process has begun to work on a run."
     return sum(isinstance(e, RunStarted) for e in found.events)
 
-# %% ../nbs/09_workers.ipynb #c21c46e4
+# %% ../nbs/09_workers.ipynb #24708b5f
 def pause(folder: str | Path) -> None:
     "Let the process that works on a run wait."
     _need_worker(folder, "pause")
@@ -91,7 +102,11 @@ def stop(
     return found
 
 def _need_worker(folder: str | Path, what: str) -> None:
-    if (status := Run(folder).status) not in ("running", "paused"): raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
+    found = Run(folder)
+    if (status := found.status) in ("running", "paused"): return
+    try: FileLock(found.path/"lock").acquire(timeout=0).lock.release()
+    except Timeout: raise LotteryError(_silent(found.path)) from None
+    raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
 
 # %% ../nbs/09_workers.ipynb #b0857e62
 ENDS = 1 << 16  # bytes read at the start and at the end of a log

@@ -611,7 +611,7 @@ def test_a_saved_state_is_a_copy():
 
 def test_a_stack_evaluates_in_evaluation_mode_and_trains_in_training_mode():
     Watched.log.clear()
-    arms = crowd("tiny:watched", replace(EXACT, steps=None, epochs=2, batch_size=60))
+    arms = crowd("tiny:watched", replace(EXACT, precision="fp32", steps=None, epochs=2, batch_size=60))
     listen(train(arms, "cpu", layout="stacked"))
     told = [(learning, modes) for learning, modes, x in Watched.log if len(x) >= 20]
     Watched.log.clear()

@@ -128,7 +128,7 @@ class Watched(nn.Module):
         self.out = nn.Linear(12, n_classes)
 
     def forward(self, x):
-        if x.shape[0] > 8:  # with two pictures, or four for each of two arms, a network is only tried
+        if x.dtype == torch.float32 and len(x) > 8:  # in double precision, or with a few pictures, a network is only tried
             Watched.log.append((torch.is_grad_enabled(), {m.training for m in self.modules()}, x.detach().clone()))
         return self.out(self.body(x))
 
