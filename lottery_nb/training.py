@@ -203,7 +203,7 @@ def still_norms(
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     return [m for n, m in norms.items() if all(f"{n}.{p}" in arm.frozen for p, _ in m.named_parameters())]
 
-# %% ../nbs/06_training.ipynb #e205b279
+# %% ../nbs/06_training.ipynb #ae6bb0db
 def precision_of(
     arm: Arm,
     device: torch.device,
@@ -211,7 +211,7 @@ def precision_of(
     "The precision that an arm is trained in: its recipe's; 'auto' is 'bf16' for networks with image kernels where the device multiplies bf16 matrices itself, and 'fp32' elsewhere."
     if arm.recipe.precision != "auto": return arm.recipe.precision
     if device.type == "cuda": able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else: able = device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    else: able = device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
     return "bf16" if able and has_kernels(arm) else "fp32"
 
 def has_kernels(arm: Arm) -> bool: "Whether the network has image kernels."; return any(w.ndim == 4 for w in arm.start.weights.values())
@@ -605,7 +605,7 @@ def memory_of(
     single = 4 * weights * (3 + len(SLOTS[arm.recipe.optimizer])) + 2 * seen.saved * batch
     return single * (2 if arm.recipe.precision == "fp64" else 1)
 
-# %% ../nbs/06_training.ipynb #48e573cd
+# %% ../nbs/06_training.ipynb #08c2c2a0
 def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> int:
     "How many arms of one bucket share their steps at most."
     first = arms[0]
@@ -615,7 +615,8 @@ def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, co
     fit = max(1, int(ROOM * free_memory(device) / cores / memory_of(first, seen)))
     if layout != "auto": return min(len(arms) if layout == "stacked" else int(layout), fit)
     if device.type != "cpu": return min(len(arms), fit)
-    return 1 if has_kernels(first) else min(STACK, -(-len(arms) // cores), fit)
+    turns = -(-len(arms) // (cores * STACK))  # as many stacks for each core, so that none waits for the others
+    return 1 if has_kernels(first) else min(-(-len(arms) // (cores * turns)), fit)
 
 def arrange(
     arms: Sequence[Arm],

@@ -519,7 +519,7 @@ def test_an_impossible_layout_of_earlier_is_not_followed(past):
 
 # --- precision ---
 
-@pytest.mark.parametrize("amx, avx, able", [(True, False, True), (False, True, True), (False, False, False)])
+@pytest.mark.parametrize("amx, avx, able", [(True, False, True), (False, True, False), (False, False, False)])
 def test_the_processor_decides_about_bf16_and_a_recipe_decides_first(amx, avx, able, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
