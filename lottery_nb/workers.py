@@ -83,7 +83,7 @@ def _starts(found: Run) -> int:
     "How often a process has begun to work on a run."
     return sum(isinstance(e, RunStarted) for e in found.events)
 
-# %% ../nbs/09_workers.ipynb #24708b5f
+# %% ../nbs/09_workers.ipynb #222df70a
 def pause(folder: str | Path) -> None:
     "Let the process that works on a run wait."
     _need_worker(folder, "pause")
@@ -104,7 +104,7 @@ def stop(
 def _need_worker(folder: str | Path, what: str) -> None:
     found = Run(folder)
     if (status := found.status) in ("running", "paused"): return
-    try: FileLock(found.path/"lock").acquire(timeout=0).lock.release()
+    try: FileLock(found.path/"lock").acquire(timeout=2).lock.release()  # that of a process that just died is free in a moment
     except Timeout: raise LotteryError(_silent(found.path)) from None
     raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
 
