@@ -271,14 +271,14 @@ def write_atomic(
         raise
     return path
 
-# %% ../nbs/00_core.ipynb #02291aea
+# %% ../nbs/00_core.ipynb #eae9e19a
 def safe_child(
     folder: str | Path,  # where the file must lie
     name: str,           # a single name, without folders
 ) -> Path:
     "The path of `name` in `folder`; refuses a name that would lead elsewhere."
     good = isinstance(name, str) and 0 < len(name) <= 200 and name not in (".", "..") and not any(c in '/\\\0:' or ord(c) < 32 for c in name)
-    if not good: raise LotteryError(f"name {name!r}: give a plain name without folders, at most 200 characters")
+    if not good: raise LotteryError(f"name {str(name)[:80]!r}{'…' * (len(str(name)) > 80)}: give a plain name without folders, at most 200 characters")
     return Path(folder)/name
 
 # %% ../nbs/00_core.ipynb #aeb6baca

@@ -8,7 +8,7 @@ import breaking
 import pytest
 import torch
 
-from lottery_nb.core import DATA, LotteryError, Reference, canonical, data, from_plain
+from lottery_nb.core import DATA, LotteryError, Reference, canonical, data, from_plain, safe_child
 
 
 def says(do):
@@ -54,3 +54,10 @@ def test_a_record_is_read_or_refused_in_one_sentence(value):
         from_plain(value)
     except LotteryError as e:
         assert "\n" not in str(e) and len(str(e)) < 1000
+
+
+def test_a_name_of_any_length_is_refused_in_a_short_sentence(tmp_path):
+    for name in ("9"*10**6, 10**400, "a/"*1000):
+        with pytest.raises(LotteryError) as e:
+            safe_child(tmp_path, name)
+        assert len(str(e.value)) < 200
