@@ -85,7 +85,7 @@ class Tail:
         self.skipped += 1
         return None
 
-# %% ../nbs/09_runs.ipynb #bb13cbf3
+# %% ../nbs/09_runs.ipynb #b3235c67
 LATEST = 9e9  # seconds since 1970, in the year 2255: a later time is damage
 
 TYPES: dict[str, dict[str, Any]] = {name: {f.name: (int, float) if f.type is float else f.type for f in fields(kind) if f.repr} for name, kind in EVENTS.items()}
@@ -95,9 +95,10 @@ def sound(
     e: Event,  # as read from a log
 ) -> bool:
     "Whether everything in an event is of the type that it should be."
-    if not all(isinstance(getattr(e, name), kind) for name, kind in TYPES[type(e).__name__].items()): return False
-    numbers = lambda values: all(isinstance(v, (int, float)) for v in values)
-    if isinstance(e, ArmStarted): return all(v is None or isinstance(v, (str, int, float)) for v in e.tags.values())
+    small = lambda v: not isinstance(v, int) or abs(v) < 2**63
+    if not all(isinstance(v := getattr(e, name), kind) and small(v) for name, kind in TYPES[type(e).__name__].items()): return False
+    numbers = lambda values: all(isinstance(v, (int, float)) and small(v) for v in values)
+    if isinstance(e, ArmStarted): return all(v is None or isinstance(v, (str, int, float)) and small(v) for v in e.tags.values())
     if isinstance(e, Layout): return all(isinstance(g, list) and all(isinstance(name, str) for name in g) for g in e.groups)
     if isinstance(e, ArmDone): return all(isinstance(m, dict) and numbers(m.values()) for m in e.metrics.values())
     if isinstance(e, TicketFound): return all(isinstance(n, list) and len(n) == 2 and numbers(n) and n[1] > 0 for n in e.layers.values())

@@ -87,7 +87,8 @@ def test_a_network_whose_code_was_changed_is_trained_again(tmp_path, monkeypatch
 
 def test_a_worker_is_told_the_layout(tmp_path):
     found = start(plan(seeds=3), tmp_path/"run", "cpu", layout="alone")
-    while found.status == "running":
+    deadline = time.monotonic() + 60
+    while found.status != "done" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert found.status == "done" and {len(g) for e in of("Layout", found.events) for g in e.groups} == {1}
     with pytest.raises(LotteryError, match="layout"):
