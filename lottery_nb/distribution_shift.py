@@ -30,14 +30,14 @@ def _sizes(scale: str) -> dict:
     full = dict(domains=AMAZON, reading="~bpe(8000,500,amazon-*)", limit="", width=1.0, recipe=TRAINING, rounds=20, seeds=5, floor=0.8, note="the paper's network, rounds and epochs, on the smaller collection")
     return {"smoke": smoke, "cpu": cpu, "full": full}[scale]
 
-# %% ../nbs/15_distribution_shift.ipynb #ce627f03
+# %% ../nbs/15_distribution_shift.ipynb #619ee56e
 def distribution_shift(
     scale: str = "cpu",   # 'smoke', 'cpu' or 'full'
 ) -> Paper:
     "The paper's searches in every domain and moves between every pair, at a scale; refuses a scale that is none."
     check_choice(scale, SCALES, "scale")
     s = _sizes(scale)
-    names = {d: f"amazon-{d}@{s['limit'][1:]}{s['reading']}" if s["limit"] else f"amazon-{d}{s['reading']}" for d in s["domains"]}
+    names = {d: f"amazon-{d}{s['limit']}{s['reading']}" for d in s["domains"]}
     pieces, length = (int(n) for n in s["reading"][5:].split(",")[:2])
     every = tuple(n for n, _ in Network("text-cnn", (length,), 2, s["width"], vocabulary=pieces).skeleton().named_parameters())
     finds = {d: FindPlan(name, "text-cnn", s["width"], geometric(0.35, s["rounds"]), recipe=s["recipe"], seeds=s["seeds"], scope="layer", prunable=every,

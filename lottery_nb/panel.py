@@ -10,8 +10,8 @@ __all__ = ['PLACES', 'SAMPLES', 'FOLDED_BY', 'BEAT', 'ASLEEP', 'PUMPING', 'TABS'
            'transfer_fields', 'likely_targets', 'TransferTab', 'CompareTab', 'side_by_side', 'results_csv',
            'save_tickets', 'Workbench', 'newest']
 
-# %% ../nbs/12_panel.ipynb #802a6462
-import base64, contextvars, io, os, queue, threading, time, traceback
+# %% ../nbs/12_panel.ipynb #2d816fe5
+import base64, contextvars, io, queue, threading, time, traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -34,7 +34,7 @@ from .plots import COLOURS, styled, text_of
 from .pruning import CRITERIA, SCOPES
 from .report import html_table, plan_table, time_text, write_report
 from .rewinding import CONTROLS, RETRAIN
-from .runs import Run, run_folder
+from .runs import Run, run_folder, runs_home
 from .stats import density_text, short_table
 from .tickets import SCORE_AT, Ticket
 from .training import OPTIMIZERS, PRECISIONS, SCHEDULES
@@ -690,7 +690,7 @@ def _take(tab: CompareTab, kind: str, write: Callable) -> None:
     tab.out.value = '<p role="status">Writing …</p>'
     tab.bench.jobs.begin("take", lambda: write(path, chosen) or path, done, tab.bench.say)
 
-# %% ../nbs/12_panel.ipynb #81a5b5e6
+# %% ../nbs/12_panel.ipynb #97bc0259
 BEAT = 0.2         # seconds between two looks of the pump
 ASLEEP = 60.0      # seconds without a sign of a page after which it sleeps
 
@@ -700,7 +700,7 @@ class Workbench:
         run: Run | str | Path | None = None,     # a run or its folder; None: the one at work, else the last one
         home: str | Path | None = None,          # where runs are; None: LOTTERY_RUNS or ./lottery-runs
     ):
-        self.home = Path(home or os.environ.get("LOTTERY_RUNS", "lottery-runs"))
+        self.home = runs_home(home)
         self.lock, self.jobs, self.fresh = threading.RLock(), Jobs(), False
         self.follower: Follower | None = None
         self.pump: threading.Thread | None = None

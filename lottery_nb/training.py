@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'FROZEN_NORM', 'SLOTS', 'ENGINE', 'NOTHING', 'LAYOUTS', 'STACK', 'SMALL_STEP',
            'ROOM', 'MOST_THREADS', 'Recipe', 'lr_factor', 'Arm', 'Trained', 'check_arms', 'steps_per_epoch',
-           'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'Trainer', 'recalibrated',
-           'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record', 'Member', 'identity', 'in_stack', 'Saved',
-           'Recall', 'check_layout', 'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
+           'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'Stack', 'Trainer',
+           'recalibrated', 'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record', 'Member', 'identity',
+           'in_stack', 'Saved', 'Recall', 'check_layout', 'bucket', 'free_memory', 'memory_of', 'arrange', 'train',
+           'finish']
 
 # %% ../nbs/06_training.ipynb #8ba4c59f
 import itertools, math, os, time
@@ -225,9 +226,9 @@ def _habits(arm: Arm) -> Habits:
     rows = 4 if isinstance(arm.network.name, str) else arm.recipe.batch_size
     return habits(arm.network, arm.domain.inputs(arm.domain.train.x, torch.arange(min(rows, len(arm.domain.train.y)))))
 
-# %% ../nbs/06_training.ipynb #6471b22f
-class Trainer:
-    "A stack of arms on a device: one network, flat weights, optimizer state and position."
+# %% ../nbs/06_training.ipynb #710a3399
+class Stack:
+    "Arms on a device that share their steps: one network, flat weights, optimizer state and position."
     def __init__(self,
         arms: Sequence[Arm],                # of one bucket (`bucket`)
         device: torch.device,
@@ -258,6 +259,9 @@ class Trainer:
         stacked = torch.stack(tensors) if len(tensors) > 1 else tensors[0].clone()
         return stacked.to(self.device, self.dtype if stacked.is_floating_point() else stacked.dtype)
 
+# %% ../nbs/06_training.ipynb #8f7844b1
+class Trainer(Stack):
+    "A stack of arms at work."
     def inputs(self, split: Split, index: Tensor, draws: dict[str, Tensor] | None = None) -> Tensor:
         "What the network reads: a normalised (and augmented) batch; [arms, n] indices give one after the other."
         x = self.domain.inputs(split.x, index, draws, self.dtype)

@@ -234,10 +234,9 @@ def test_transfer_from_the_form(home, tmp_path):
     tab.go.click()
     turn_until(bench, lambda: bench.moves and bench.follower.status == "done")
     settle(bench)
-    turn_until(bench, lambda: any(a for _, a in bench.live.sent["matrix"]["traces"]))
+    turn_until(bench, lambda: len(bench.live.sent["matrix"]["traces"]) == 2)
     plan = bench.follower.plan
     assert plan.targets == ("digits[0-4]+invert", "digits[5-9]") and plan.recipe.epochs == 1 and {t.round for t in plan.tickets} == {2}
-    assert len(bench.live.sent["matrix"]["traces"]) == 2
 
 
 # ---- compare
