@@ -7,10 +7,10 @@ __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', '
            'schedule_from', 'add_find', 'find_command', 'add_transfer', 'tickets_at', 'transfer_command', 'tell',
            'show_command', 'export_command', 'write_csv', 'demo_plan', 'demo_command', 'add_run', 'run_command',
            'stands', 'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command', 'add_bench',
-           'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'add_paper', 'paper_command',
-           'make_parser', 'main']
+           'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'add_paper', 'paper_of',
+           'check_command', 'paper_command', 'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #16bbb7d0
+# %% ../nbs/16_cli.ipynb #487a0c6c
 import argparse, importlib.util, json, subprocess, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -21,8 +21,8 @@ from .core import LotteryError, RunFailed, check_choice, safe_child, write_atomi
 from .pruning import CRITERIA, SCOPES, Schedule, cubic, geometric, linear, listed, one_shot
 from .models import NETWORKS
 from .rewinding import CONTROLS, RETRAIN, TRAINED
-from .papers import run_paper
-from .sparse_transfer import sparse_transfer
+from .papers import RESULTS, Paper, check_paper, keep, kept, run_paper
+from .sparse_transfer import SWITCHES, sparse_transfer
 from .distribution_shift import distribution_shift
 from .runs import Run, run, runs_home
 from .workers import pause, resume, runs, start, stop
@@ -324,7 +324,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", default=".", help="folder of workbench.ipynb and of lottery-runs (default: this one)")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="what follows goes to the server: --no-browser …")
 
-# %% ../nbs/16_cli.ipynb #d32665f4
+# %% ../nbs/16_cli.ipynb #9dcedca8
 PAPERS = {"sparse-transfer": sparse_transfer, "distribution-shift": distribution_shift}
 
 def add_paper(
@@ -333,16 +333,36 @@ def add_paper(
     "Flags of `lottery paper`."
     parser.add_argument("name", help=f"{' or '.join(PAPERS)}")
     parser.add_argument("--scale", default="smoke", help="smoke: minutes, to see that it runs; cpu: smaller networks and fewer data; full: the paper's own, for a GPU (default %(default)s)")
+    parser.add_argument("--network", default=None, help="sparse-transfer with another network, such as vgg-19 (default: the scale's own)")
+    parser.add_argument("--switch", default="", type=lambda text: words(text, tuple(SWITCHES)), help=f"sparse-transfer with habits of the published scripts: {', '.join(s.replace(' ', '-') for s in SWITCHES)}")
+    parser.add_argument("--keep", nargs="?", const=str(RESULTS), default=None, metavar="DIR", help="write the results to a table that figures are drawn from (default folder: papers/results of the checkout)")
+    parser.add_argument("--check", nargs="?", const=0, default=None, type=int, metavar="N", help="train a part of the paper again, picked by N (default 0), and hold it against the kept results")
+
+def paper_of(args: argparse.Namespace) -> Paper:
+    "The paper that the flags name; refuses a network and switches for a paper that has none."
+    check_choice(args.name, tuple(PAPERS), "paper")
+    if args.name == "sparse-transfer": return sparse_transfer(args.scale, args.network, args.switch)
+    if args.network or args.switch: raise LotteryError(f"--network and --switch are for sparse-transfer: leave them out with {args.name}")
+    return PAPERS[args.name](args.scale)
+
+def check_command(args: argparse.Namespace) -> int:
+    "Train a part of a paper again and show it beside the kept results; exit status 1 where they differ by more than is said."
+    paper = paper_of(args)
+    table = check_paper(paper, kept(paper.name, paper.scale, args.keep or RESULTS), args.check, args.device, not args.quiet)
+    print(table.drop(columns="seed").round(4).to_string(index=False))
+    print(f"seed {table['seed'].iloc[0]}; {', '.join(f'{n} of {len(table)} {what}' for what, n in table['same'].value_counts().items())}")
+    return int((table["same"] == "no").any())
 
 def paper_command(args: argparse.Namespace) -> int:
     "Run a paper's searches and transfers, or take them up again, and show their tables."
-    check_choice(args.name, tuple(PAPERS), "paper")
-    paper = PAPERS[args.name](args.scale)
-    done = run_paper(paper, args.out or Path(runs_home(), f"paper-{paper.name}-{paper.scale}"), args.device, not args.quiet)
+    if args.check is not None: return check_command(args)
+    paper = paper_of(args)
+    done = run_paper(paper, args.out or Path(runs_home(), "-".join(("paper", paper.name, paper.scale, *([args.network] if args.network else []), *args.switch)).replace(" ", "-")), args.device, not args.quiet)
     print(f"{paper.name} at scale {paper.scale}: {paper.note}.")
     for name, found in done.items():
         print(f"\n{name}")
         tell(found)
+    if args.keep: print(f"\nkept in {keep(paper, done, args.keep)}")
     return 0
 
 # %% ../nbs/16_cli.ipynb #0e5ffd84

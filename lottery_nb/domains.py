@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'SHIFTS', 'AUGMENTATIONS', 'PADDING', 'Loader', 'register_domain', 'check_name', 'by_parts', 'invert',
-           'blur', 'rotate', 'noise', 'Reading', 'parse_reading', 'domains_like', 'DomainName', 'parse_name',
+           'blur', 'rotate', 'banded', 'noise', 'Reading', 'parse_reading', 'domains_like', 'DomainName', 'parse_name',
            'parse_shift', 'pick_classes', 'Split', 'first_of_each', 'split_positions', 'relabel', 'adapt_pictures',
            'adapter_names', 'Content', 'mean_and_std', 'Loaded', 'Served', 'Shown', 'Adaptable', 'Planned', 'Kind',
            'Domain', 'check_shape', 'read_raw', 'shifted', 'found_of', 'content_of', 'check_modality', 'vocabulary',
@@ -101,6 +101,16 @@ def rotate(
     from torchvision.transforms.v2.functional import rotate as turn
     check_number(degrees, "rotate(degrees)", -360, 360)
     return by_parts(lambda part: turn(part, degrees, InterpolationMode.BILINEAR), x)
+
+# %% ../nbs/01_domains.ipynb #d2a84f9e
+@SHIFTS.register("banded")
+def banded(
+    x: Tensor,    # grey pictures, uint8 [N, 1, H, W]
+    ids: Tensor,  # a fixed number for each picture, int64 [N]
+) -> Tensor:
+    "Grey pictures as three channels by a reshape that cuts them into bands; refuses pictures in colour."
+    if x.shape[1] != 1: raise LotteryError(f"+banded on pictures of {x.shape[1]} channels: it is for grey ones")
+    return x.flatten(1).repeat_interleave(3, 1).view(len(x), 3, *x.shape[2:])
 
 # %% ../nbs/01_domains.ipynb #eb6edf61
 @SHIFTS.register("noise")

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['HEADS', 'EXTRA_PARAMETERS', 'NETWORKS', 'CONV_STAGES', 'VGG_STAGES', 'RESNET_STAGES', 'WINDOWS', 'CONVOLUTIONS',
            'PRUNABLE', 'WIDTH_STEPS', 'scaled', 'image_shape', 'initialise', 'MLPHead', 'make_head', 'with_head',
-           'lenet', 'conv_stages', 'conv_net', 'vgg', 'Residual', 'conv_norm', 'residual', 'resnet', 'Windows',
-           'TextCNN', 'text_cnn', 'evaluating', 'zeros_for', 'outputs_of', 'run_once', 'head_of', 'head_parameters',
-           'stored_weight', 'replace_head', 'prunable', 'label_of', 'options_of', 'construct', 'checked', 'Described',
-           'Network', 'summary', 'small_network']
+           'lenet', 'logistic', 'conv_stages', 'conv_net', 'vgg', 'Residual', 'conv_norm', 'residual', 'resnet',
+           'Windows', 'TextCNN', 'text_cnn', 'evaluating', 'zeros_for', 'outputs_of', 'run_once', 'head_of',
+           'head_parameters', 'stored_weight', 'replace_head', 'prunable', 'label_of', 'options_of', 'construct',
+           'checked', 'Described', 'Network', 'summary', 'small_network']
 
 # %% ../nbs/02_models.ipynb #df43b508
 import inspect
@@ -111,6 +111,17 @@ def lenet(
     body = {"flatten": nn.Flatten(), "fc1": nn.Linear(math.prod(image_shape(input_shape)), first), "relu1": nn.ReLU(),
             "fc2": nn.Linear(first, second), "relu2": nn.ReLU()}
     return with_head(body, second, n_classes, head, "glorot")
+
+# %% ../nbs/02_models.ipynb #9ef6314f
+@NETWORKS.register("logistic-regression")
+def logistic(
+    input_shape: Sequence[int],  # (channels, height, width) in pixels
+    n_classes: int,              # logits
+    width: float = 1.0,          # changes nothing: there are no hidden units
+    head: str = "linear",        # 'linear' or 'mlp'
+) -> nn.Sequential:
+    "The head alone, on the pixels."
+    return with_head({"flatten": nn.Flatten()}, math.prod(image_shape(input_shape)), n_classes, head, "glorot")
 
 # %% ../nbs/02_models.ipynb #9ae7a8ad
 def conv_stages(

@@ -6,24 +6,25 @@
 __all__ = ['START_POINTS', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE', 'TransferPlan', 'target_domain', 'in_vocabulary', 'settle',
            'transfer_arms', 'transfer']
 
-# %% ../nbs/08_transfer.ipynb #65056149
+# %% ../nbs/08_transfer.ipynb #0b215a28
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
+from typing import Any
 import torch
 from torch import nn
-from .core import Event, LotteryError, Planned, canonical, check_choice, check_number, data, fingerprint, generator, pick_device
+from .core import LATER, Event, LotteryError, Planned, canonical, check_choice, check_number, data, fingerprint, generator, pick_device
 from .data_texts import Vocabulary, shared_pieces
 from .domains import Domain, domain, for_plan
 from .masks import Mask
 from .pruning import kept_count
-from .rewinding import CONTROLS, TRAINED, Beginning, Snapshot, fresh, head_names, refit
-from .tickets import Ticket
+from .rewinding import CONTROLS, RATED, TRAINED, Beginning, Snapshot, at_rate, fresh, head_names, refit
+from .tickets import Ticket, check_rates
 from .training import FROZEN_NORM, NOTHING, Arm, Recall, Recipe, Trained, total_steps, train
 
-# %% ../nbs/08_transfer.ipynb #ff0a2520
+# %% ../nbs/08_transfer.ipynb #6c874c40
 START_POINTS = ("rewind", TRAINED, "fresh")
 BODIES = ("fine-tune", "frozen")
-TRANSFER_HEADS = ("new", "mlp", "reuse")
+TRANSFER_HEADS = ("new", "mlp", "reuse", "source size")
 NORMALISE = ("target", "source")
 
 @data
@@ -34,11 +35,12 @@ class TransferPlan:
     start: tuple = (TRAINED, "rewind", "fresh")
     body: str = "fine-tune"                  # or 'frozen': only the head is trained
     norm: str = "kept"                       # batch-norm statistics of a frozen body: 'kept', 'recalibrated' on the target, or 'updated'
-    head: str = "new"                        # a new linear layer; 'mlp': a new 2-layer head; 'reuse': the source's (same class count)
+    head: str = "new"                        # a new one; 'mlp': a new 2-layer head; 'reuse': the source's (same class count); 'source size': a new one with as many outputs as the source's
     controls: tuple = ("dense", "shuffled", "random mask")
     recipe: Recipe | None = None             # None: the recipe that found the tickets
     normalise: str = "target"                # pixels by the target's own mean and deviation, or by the 'source''s
     floor: float = 0.0                       # validation accuracy that the dense network must reach on each target before results are shown
+    rates: tuple = field(default=(), metadata=LATER)  # learning rates, beside the recipe's, at which dense and re-initialised networks are trained too
 
     def __post_init__(self): _check_transfer(self)
 
@@ -57,7 +59,7 @@ class TransferPlan:
         "The tickets' sources, as one string."
         return ", ".join(dict.fromkeys(t.source for t in self.tickets))
 
-# %% ../nbs/08_transfer.ipynb #14fffe53
+# %% ../nbs/08_transfer.ipynb #5fc96439
 def _check_transfer(p: TransferPlan) -> None:
     "What can be checked without loading data."
     several = lambda x: (x,) if isinstance(x, (str, Domain, Ticket)) else tuple(x)
@@ -70,6 +72,7 @@ def _check_transfer(p: TransferPlan) -> None:
     for s in p.start: check_choice(s, START_POINTS, "TransferPlan.start")
     for c in p.controls: CONTROLS[c]
     if not isinstance(p.recipe, (Recipe, type(None))): raise LotteryError(f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets")
+    for how in {p.recipe} if p.recipe else {t.recipe for t in p.tickets}: object.__setattr__(p, "rates", check_rates(p.rates, how.lr, "TransferPlan.rates"))
     check_choice(p.body, BODIES, "TransferPlan.body")
     check_choice(p.norm, FROZEN_NORM, "TransferPlan.norm")
     check_choice(p.head, TRANSFER_HEADS, "TransferPlan.head")
@@ -116,18 +119,19 @@ def in_vocabulary(
     bits = {n: _rows(b, _drawn_bits(b, len(vocabulary), ticket.seed), pairs) if n in layers else b for n, b in ticket.mask.items()}
     return replace(ticket, mask=Mask(bits), network=network, snapshots={k: moved(s) for k, s in ticket.snapshots.items()}, vocabulary=vocabulary)
 
-# %% ../nbs/08_transfer.ipynb #2c968107
+# %% ../nbs/08_transfer.ipynb #c342e4d1
 def settle(
     ticket: Ticket,
     there: Domain,               # from `target_domain`
     start: str,                  # 'rewind', 'source-trained' or 'fresh'
-    head: str = "new",           # or 'mlp', 'reuse'
+    head: str = "new",           # or 'mlp', 'reuse', 'source size'
 ) -> tuple[Beginning, frozenset[str]]:
     "What the ticket begins with on a target, and the names of its head's parameters; refuses a reused head of another class count."
     if head == "reuse" and there.n_classes != ticket.network.n_classes:
         raise LotteryError(f"TransferPlan.head='reuse': {there.name} has {there.n_classes} classes and the ticket's head {ticket.network.n_classes}: use head='new'")
     ticket = in_vocabulary(ticket, there.vocabulary)
-    network = ticket.network.with_(n_classes=there.n_classes, head="mlp" if head == "mlp" else ticket.network.head)
+    n_classes = max(there.n_classes, ticket.network.n_classes) if head == "source size" else there.n_classes
+    network = ticket.network.with_(n_classes=n_classes, head="mlp" if head == "mlp" else ticket.network.head)
     body = fresh(network, ticket.seed, "reinit") if start == "fresh" else ticket.start(start)
     drawn = None if head == "reuse" else fresh(network, ticket.seed, "head", there.name)
     return refit(Beginning(ticket.network, ticket.mask, body, ticket.seed, ticket.round), network, drawn), head_names(network)
@@ -143,7 +147,7 @@ def _labels(things: dict[str, str]) -> dict[str, str]:
     names = list(things.values())
     return {key: name if names.count(name) == 1 else f"{name}#{key[:4]}" for key, name in things.items()}
 
-# %% ../nbs/08_transfer.ipynb #e0cc85a6
+# %% ../nbs/08_transfer.ipynb #88cf14d3
 def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
     "A control with the ticket's head, where it is the same network: only the body tells them apart."
     if c.network != b.network: return c
@@ -158,6 +162,14 @@ def _roles(p: TransferPlan, b: Beginning, start: str, head: frozenset[str]) -> I
         if start == "fresh" and control in ("reinit", "shuffled", "reinit signs kept"): continue  # with fresh weights these are 'reinit' and 'random mask'
         yield control, "fresh" if drawn else start, c
 
+def _arm(p: TransferPlan, there: Domain, b: Beginning, tags: dict[str, Any], head: frozenset[str], recipe: Recipe) -> Arm:
+    "The arm that trains a beginning, under a name that its tags give."
+    dense = tags["role"].startswith("dense")
+    tags |= dict(round=0, density=1.0) if dense else {}
+    name = "/".join([tags["source"], tags["domain"], tags["role"], tags["start"], *([] if dense else [f"r{tags['round']:02d}"]), f"s{tags['seed']}"])
+    still = frozenset(b.start.weights) - head if p.body == "frozen" else frozenset()
+    return Arm(name, b.network, there, recipe, tags["seed"], b.start, b.mask, still, p.norm, tags=tags, returns_weights=False)
+
 def transfer_arms(
     plan: TransferPlan,
 ) -> list[Arm]:
@@ -167,16 +179,15 @@ def transfer_arms(
     targets = _labels({_place(t): domain(t).name for t in plan.targets})
     for target in plan.targets:
         for ticket in plan.tickets:
-            there = target_domain(ticket, target, plan.normalise)
-            source, place = sources[ticket.plan], targets[_place(target)]
+            there, how = target_domain(ticket, target, plan.normalise), plan.recipe or ticket.recipe
             for start in plan.start:
                 b, head = settle(ticket, there, start, plan.head)
                 for role, begins, c in _roles(plan, b, start, head):
-                    name = "/".join([source, place, role, begins, *([] if role == "dense" else [f"r{ticket.round:02d}"]), f"s{ticket.seed}"])
-                    tags = dict(source=source, domain=place, role=role, start=begins, round=0 if role == "dense" else ticket.round,
-                                density=1.0 if role == "dense" else ticket.density, seed=ticket.seed)
-                    still = frozenset(c.start.weights) - head if plan.body == "frozen" else frozenset()
-                    arms.setdefault(name, Arm(name, c.network, there, plan.recipe or ticket.recipe, ticket.seed, c.start, c.mask, still, plan.norm, tags=tags, returns_weights=False))
+                    tags = dict(source=sources[ticket.plan], domain=targets[_place(target)], role=role, start=begins, round=ticket.round, density=ticket.density, seed=ticket.seed)
+                    tried = {role: how} | ({at_rate(role, rate): replace(how, lr=rate) for rate in plan.rates} if role in RATED else {})
+                    for called, recipe in tried.items():
+                        arm = _arm(plan, there, c, tags | {"role": called}, head, recipe)
+                        arms.setdefault(arm.name, arm)
     return list(arms.values())
 
 # %% ../nbs/08_transfer.ipynb #86289857

@@ -31,7 +31,7 @@ def beyond(
     if difference.single: return OPEN
     return PASS if difference.low > margin else FAIL if difference.high <= margin else OPEN
 
-# %% ../nbs/10_verdict.ipynb #74915f3c
+# %% ../nbs/10_verdict.ipynb #16f9a06a
 def _trained(frame: pd.DataFrame, domain: str, density: float, floor: float) -> tuple[str, str]:
     "Condition 1: sparse to a degree that matters, beside a dense network that learned."
     if density >= DENSE_ENOUGH: return FAIL, f"{density_text(density)} of the weights are kept"
@@ -51,12 +51,13 @@ def _against(frame: pd.DataFrame, role: str, what: pd.Series, margin: float) -> 
     row = rows.iloc[0]
     return beyond(Interval(row["mean"], row["low"], row["high"], row["n"], unit="points"), margin), f"{row['text']} against {role}"
 
-def _one_rate(found: tuple[str, str]) -> tuple[str, str]:
-    "The same comparison for any learning rate: at one rate it can be lost, not won."
-    verdict, evidence = found
-    return (OPEN, f"{evidence}, at one learning rate only") if verdict == PASS else found
+def _any_rate(frame: pd.DataFrame, role: str, what: pd.Series, margin: float) -> tuple[str, str]:
+    "A comparison with another role at its best learning rate; with one rate alone it can be lost, not won."
+    best, how = f"tuned {role}", _against(frame, role, what, margin)
+    if best in set(frame["role"]) and (found := _against(frame, best, what, margin))[1] != f"no {best} was trained at this density": return found
+    return (OPEN, f"{how[1]}, at one learning rate only") if how[0] == PASS else how
 
-# %% ../nbs/10_verdict.ipynb #2fe9c08d
+# %% ../nbs/10_verdict.ipynb #fbf51b0e
 def conditions(
     results: Any,               # a run, or a results frame
     floor: float | None = None, # validation accuracy that the dense network must reach, 0..1; None: the plan's own
@@ -70,8 +71,8 @@ def conditions(
     keys, out = ["source", "domain", "start", "density"], []
     for key, _ in in_order(frame[frame["role"] == "ticket"], tuple(keys)).groupby(keys, sort=False):
         what = pd.Series(key, keys)
-        small, reinit, dense = (_against(frame, role, what, by) for role, by in (("small dense", 0.0), ("reinit", margin), ("dense", -margin)))
-        found = (_trained(frame, what["domain"], what["density"], limit), small, _one_rate(reinit), dense, _one_rate(dense))
+        found = (_trained(frame, what["domain"], what["density"], limit), _against(frame, "small dense", what, 0.0), _any_rate(frame, "reinit", what, margin),
+                 _against(frame, "dense", what, -margin), _any_rate(frame, "dense", what, -margin))
         out += [(*key, name, *pair) for name, pair in zip(CONDITIONS, found, strict=True)]
     return pd.DataFrame(out, columns=[*keys, "condition", "verdict", "evidence"])
 

@@ -1,15 +1,23 @@
 """The two papers at the scale that shows that everything runs, on real data, and what their plans promise."""
 import os
+from dataclasses import replace
 
+import pandas as pd
 import pytest
+import torch
+from torch.nn import functional as F
 
 from lottery_nb.core import LotteryError
 from lottery_nb.cli import main
 from lottery_nb.distribution_shift import ARMS, arms_of, distribution_shift, pair_table
+from lottery_nb.domains import domain
+from lottery_nb.models import Network
 from lottery_nb.papers import Move, Paper, results_by, run_paper
+from lottery_nb.rewinding import fresh
 from lottery_nb.runs import Run
-from lottery_nb.sparse_transfer import STEPS, TARGETS, sparse_transfer
-from lottery_nb.training import lr_factor
+from lottery_nb.sparse_transfer import STEPS, SWITCHES, TARGETS, sparse_transfer
+from lottery_nb.training import Arm, Recipe, epoch_order, finish, lr_factor, train
+from lottery_nb.verdict import conditions
 
 needs_data = pytest.mark.skipif(not os.environ.get("LOTTERY_DATA"), reason="LOTTERY_DATA is unset: it names the folders of the real data")
 
@@ -20,9 +28,9 @@ def test_the_learning_rate_falls_as_the_paper_says():
 
 def test_the_full_scale_is_the_papers_own():
     images, texts = sparse_transfer("full"), distribution_shift("full")
-    assert {p.network for p in images.finds.values()} == {"resnet-18"} and images.moves["frozen, 2-layer head"].how["head"] == "mlp" and images.moves["frozen, linear head"].how["body"] == "frozen"
+    assert {p.network for n, p in images.finds.items() if "," not in n} == {"resnet-18"} and images.moves["frozen, 2-layer head"].how["head"] == "mlp" and images.moves["frozen, linear head"].how["body"] == "frozen"
     assert all(m.targets == TARGETS and m.how["start"] == ("rewind", "source-trained", "fresh") or set(m.how["start"]) == {"rewind", "source-trained", "fresh"} for m in images.moves.values())
-    assert sparse_transfer("full", "vgg-19").finds["iterative"].network == "vgg-19"
+    assert sparse_transfer("full", "vgg-19").finds["iterative"].network == "vgg-19" and {p.network.head for n, p in images.finds.items() if "," in n} == {"linear", "mlp"}
     plan = texts.finds["books"]
     assert plan.scope == "layer" and plan.recipe.batch_size == 32 and plan.recipe.weight_decay == 1e-5 and plan.recipe.epochs == 15 and "8000,500" in plan.source
     for after, sparsity in ((2, 0.578), (5, 0.884), (8, 0.968), (10, 0.987), (20, 0.9998)):
@@ -41,10 +49,11 @@ def test_a_paper_names_what_it_carries(make):
 
 @needs_data
 def test_distribution_shift_runs_on_real_reviews(tmp_path, capsys):
-    assert main(["paper", "distribution-shift", "--scale", "smoke", "--out", str(tmp_path), "--device", "cpu", "--quiet"]) == 0
+    words = ["paper", "distribution-shift", "--scale", "smoke", "--device", "cpu", "--quiet", "--keep", str(tmp_path / "kept")]
+    assert main([*words, "--out", str(tmp_path / "runs")]) == 0
     shown = capsys.readouterr().out
     assert "it shows that everything runs, and nothing else" in shown and "undertrained" in shown.lower()
-    done = {p.name.split("-", 1)[1]: Run(p) for p in tmp_path.iterdir()}
+    done = {p.name.split("-", 1)[1]: Run(p) for p in (tmp_path / "runs").iterdir()}
     arms = arms_of(results_by(done))
     assert set(arms["arm"]) == set(ARMS) and arms["value"].between(0, 1).all()
     keys = ["target", "density", "seed"]
@@ -58,6 +67,15 @@ def test_distribution_shift_runs_on_real_reviews(tmp_path, capsys):
     for layer in layers:  # each layer by itself, its bias with its weights
         parts = [bits for n, bits in masks[0].items() if n.rpartition(".")[0] == layer]
         assert sum(int(p.sum()) for p in parts) == pytest.approx(0.65*sum(p.numel() for p in parts), abs=1)
+    assert main([*words, "--check", "1"]) == 0
+    assert "to the digit" in capsys.readouterr().out
+    table = tmp_path / "kept" / "distribution-shift-smoke.csv.gz"
+    rows = pd.read_csv(table)
+    rows.assign(value=rows["value"].where(rows["split"] != "test", 0.99)).to_csv(table, index=False)
+    assert main([*words, "--check", "1"]) == 1  # a kept result that nobody can repeat is found out
+    capsys.readouterr()
+    assert main(["paper", "distribution-shift", "--scale", "smoke", "--check", "--keep", str(tmp_path / "nothing")]) == 2
+    assert "no kept results" in capsys.readouterr().err
 
 
 @needs_data
@@ -70,3 +88,65 @@ def test_sparse_transfer_runs_on_real_pictures(tmp_path):
     assert set(tests[tests["run"] == "fine-tune all"]["start"]) == {"source-trained", "rewind"}
     for ticket in done["iterative"].tickets:
         assert not any(n.startswith("head") for n in ticket.mask)  # the head is never pruned
+
+
+def arm_of(network, **recipe):
+    digits = domain("digits[0-4]@128")
+    net = Network(network, digits.shape, digits.n_classes, 0.25)
+    return Arm("a", net, digits, Recipe(precision="fp32", schedule="constant", keep="last", **recipe), 0, fresh(net, 0))
+
+
+def test_evaluation_mode_from_half_of_each_epoch_on():
+    counts = {}
+    for quirks in ((), ("evaluation mode",)):
+        arm = arm_of("resnet-20", epochs=2, batch_size=16, lr=0.01, quirks=quirks)
+        done = finish(train([arm], "cpu"))[0]
+        counts[quirks] = [int(v) for n, v in done.last.buffers.items() if n.endswith("num_batches_tracked")][0]
+    steps = 2 * (len(arm.domain.train.y) // 16)
+    assert counts[()] == steps and counts[("evaluation mode",)] == 2 * (steps // 4)
+
+
+def test_a_rebuilt_optimizer_forgets_its_momentum_at_each_epoch():
+    arm = arm_of("lenet-300-100", epochs=3, batch_size=32, lr=0.05, quirks=("rebuilt optimizer",))
+    kept = {quirks: finish(train([replace(arm, recipe=replace(arm.recipe, quirks=quirks))], "cpu"))[0].last.weights for quirks in ((), arm.recipe.quirks)}
+    net, d = arm.network.build(0), arm.domain
+    for epoch in range(3):
+        optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9)
+        order = epoch_order(len(d.train.y), 0, epoch)
+        for at in range(0, len(order) - 31, 32):
+            index = order[at:at + 32]
+            optimizer.zero_grad()
+            F.cross_entropy(net(d.inputs(d.train.x, index)), d.train.y[index]).backward()
+            optimizer.step()
+    by_hand = {n: p.detach() for n, p in net.named_parameters()}
+    gap = {quirks: max(float((weights[n] - by_hand[n]).abs().max()) for n in by_hand) for quirks, weights in kept.items()}
+    assert gap[arm.recipe.quirks] < 1e-4 < 1e-2 < gap[()]
+    with pytest.raises(LotteryError, match="only the momentum of sgd"):
+        replace(arm.recipe, optimizer="adam")
+
+
+def test_every_switch_gives_a_plan_of_its_own():
+    plain = sparse_transfer("full")
+    hashes = {name: sparse_transfer("full", switches=(name,)).hash for name in SWITCHES}
+    assert len({plain.hash, *hashes.values()}) == len(SWITCHES) + 1 and all(name in sparse_transfer("full", switches=(name,)).note for name in SWITCHES)
+    both = sparse_transfer("full", switches=("banded", "rounds go on"))
+    assert both.finds["iterative"].retrain == "learning-rate rewinding" and "+banded" in both.moves["fine-tune all"].targets[0]
+    assert both.finds["two layers, smallnorb"] == plain.finds["two layers, smallnorb"]  # baselines are nobody's habit
+
+
+def test_the_command_refuses_what_a_paper_does_not_have(capsys):
+    for words, says in ((["distribution-shift", "--switch", "banded"], "are for sparse-transfer"), (["sparse-transfer", "--switch", "bandet"], "did you mean 'banded'"),
+                        (["sparse-transfer", "--network", "vgg-91"], "vgg-91")):
+        assert main(["paper", *words]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_better_rate_can_take_a_ticket_its_win():
+    def rows(role, lr, value, density):
+        return [dict(source="d", domain="d", role=role, start="rewind", round=1, density=density, seed=s, epoch=1, split=split, metric="accuracy", value=value + s / 1000) for s in range(4) for split in ("validation", "test")]
+    own = rows("dense", 0, 0.80, 1.0) + rows("ticket", 0, 0.82, 0.1) + rows("reinit", 0, 0.75, 0.1)
+    higher = rows("dense at rate 0.3", 0, 0.90, 1.0) + rows("reinit at rate 0.3", 0, 0.76, 0.1)
+    words = lambda found: conditions(pd.DataFrame(found), 0.5).set_index("condition")["verdict"].to_dict()
+    assert words(own)["matches tuned dense"] == words(own)["beats reinit"] == "not enough evidence"
+    tried = words(own + higher)
+    assert tried["matches dense"] == "pass" and tried["matches tuned dense"] == "fail" and tried["beats reinit"] == "pass"
