@@ -10,7 +10,7 @@ __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', '
            'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'add_paper', 'paper_of',
            'check_command', 'paper_command', 'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #487a0c6c
+# %% ../nbs/16_cli.ipynb #df550d2d
 import argparse, importlib.util, json, subprocess, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -22,7 +22,7 @@ from .pruning import CRITERIA, SCOPES, Schedule, cubic, geometric, linear, liste
 from .models import NETWORKS
 from .rewinding import CONTROLS, RETRAIN, TRAINED
 from .papers import RESULTS, Paper, check_paper, keep, kept, run_paper
-from .sparse_transfer import SWITCHES, sparse_transfer
+from .sparse_transfer import SWITCHES, sparse_transfer, switch_study
 from .distribution_shift import distribution_shift
 from .runs import Run, run, runs_home
 from .workers import pause, resume, runs, start, stop
@@ -324,8 +324,8 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", default=".", help="folder of workbench.ipynb and of lottery-runs (default: this one)")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="what follows goes to the server: --no-browser …")
 
-# %% ../nbs/16_cli.ipynb #9dcedca8
-PAPERS = {"sparse-transfer": sparse_transfer, "distribution-shift": distribution_shift}
+# %% ../nbs/16_cli.ipynb #6301f077
+PAPERS: dict[str, Callable[[str], Paper]] = {"sparse-transfer": sparse_transfer, "sparse-transfer-switches": switch_study, "distribution-shift": distribution_shift}
 
 def add_paper(
     parser: argparse.ArgumentParser,

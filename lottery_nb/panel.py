@@ -503,7 +503,7 @@ def _facts(f: Follower | None) -> str:
     "The plan of a run in words."
     return facts_html(dict(plan_table(f.plan).itertuples(index=False, name=None))) if f else ""
 
-# %% ../nbs/12_panel.ipynb #61d42436
+# %% ../nbs/12_panel.ipynb #e4396c40
 def transfer_fields() -> dict[str, dict[str, Field]]:
     "Sections and fields of the form that carries tickets to targets."
     v = TRANSFER
@@ -526,7 +526,7 @@ def likely_targets(
 ) -> list[str]:
     "Targets that come to mind: the source under each shift, and the other domains of its kind."
     there = domain(source)
-    shifted = [f"{source.partition('@')[0]}+{name}" for name in SHIFTS] if there.modality == "image" else []
+    shifted = [f"{source.partition('@')[0]}+{name}" for name in SHIFTS if name != "banded"] if there.modality == "image" else []
     return [*shifted, *(name for name in DOMAINS.names if name != there.spec.base and domain(name).modality == there.modality)]
 
 # %% ../nbs/12_panel.ipynb #7870002d

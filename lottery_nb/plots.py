@@ -258,13 +258,14 @@ def layer_density_plot(
     n = frame["seed"].nunique()
     return styled(fig, "Density of each layer by round", f"share of the layer's weights kept, {f'mean over {n} seeds' if n > 1 else 'single run'}", 190 + 34*max(3, len(names)))
 
-# %% ../nbs/11_plots.ipynb #220e2a7e
+# %% ../nbs/11_plots.ipynb #ad53dff6
 def transfer_cells(
     frame: pd.DataFrame,       # results of one source and target
     metric: str,               # 'accuracy' or 'loss'
     confidence: float,         # of the intervals
 ) -> pd.DataFrame:
-    "Label, density, colour value `z` (points; 0 where not separable), cell and hover text of a transfer matrix; the row's dense partner has density 1."
+    "Label, density, colour value `z` (points; 0 where not separable), cell and hover text of a transfer matrix; the row's dense partner has density 1, and a tuned dense network has no row."
+    frame = frame[frame["role"] != "tuned dense"]
     scale, keys = (100 if metric == "accuracy" else 1), ["source", "domain", "role", "start", "density"]
     rows = summary(frame, tuple(keys), metric=metric, confidence=confidence)
     names = {(role, start): label for role, start, label, _ in series_of(rows)}

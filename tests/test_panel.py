@@ -1,6 +1,7 @@
 """The panel without a browser: clicks, and what follows from them. Nothing moves but by `tick`, so every step is seen."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -237,6 +238,30 @@ def test_transfer_from_the_form(home, tmp_path):
     turn_until(bench, lambda: len(bench.live.sent["matrix"]["traces"]) == 2)
     plan = bench.follower.plan
     assert plan.targets == ("digits[0-4]+invert", "digits[5-9]") and plan.recipe.epochs == 1 and {t.round for t in plan.tickets} == {2}
+
+
+@pytest.mark.skipif(not os.environ.get("LOTTERY_DATA"), reason="LOTTERY_DATA is unset: it names the folders of the real data")
+def test_texts_from_samples_to_words_to_another_domain(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, source="amazon-kitchen", part="@300~bpe(300,20)", network="text-cnn", width=0.05, epochs=1, rounds=1, seeds=1, controls=())
+    assert not tab.go.disabled, tab.why.value
+    assert "<table" in tab.wide.value and "negative" in tab.wide.value  # sentences with their class, not thumbnails
+    tab.go.click()
+    turn_until(bench, lambda: bench.follower and bench.follower.status == "done")
+    bench.bar.place.value = "watch"
+    turn_until(bench, lambda: any(p.get("orientation") == "h" for p, _ in bench.live.sent["mask"]["traces"]))  # a bar for each word
+    bench.bar.place.value = "transfer"
+    there = bench.tabs["transfer"]
+    turn_until(bench, lambda: there.tickets)
+    settle(bench)
+    offered = [box.name for box in there.form.fields["targets"].control.box.children]
+    assert "amazon-books" in offered and not any("digits" in name or "+" in name for name in offered)
+    there.form.fields["others"].control.value = "amazon-books@300"
+    settle(bench)
+    turn_until(bench, lambda: not there.go.disabled)
+    there.go.click()
+    turn_until(bench, lambda: bench.moves and bench.follower.status == "done", 180)
+    assert set(bench.follower.frame["domain"]) == {"amazon-books@300"}
 
 
 # ---- compare
