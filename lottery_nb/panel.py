@@ -329,11 +329,11 @@ def layers_figure(
     fig.update_xaxes(type="log", title_text="weights (log scale)")
     return styled(fig, "Weights of the network", f"{looked.parameters:,} in all, {looked.prunable/looked.parameters:.1%} may be pruned")
 
-# %% ../nbs/12_panel.ipynb #9acb4de1
+# %% ../nbs/12_panel.ipynb #364648b3
 class FindTab:
     "The form that finds tickets, what it comes to, and Run."
     def __init__(self, bench: "Workbench"):
-        self.bench, self.changed, self.previewed = bench, True, ""
+        self.bench, self.changed, self.wanted, self.previewed = bench, True, False, ""
         self.looked: Looked | None = None
         self.costs: dict[tuple, Cost] = {}
         self.form = Form(find_fields(), self.change)
@@ -352,6 +352,7 @@ class FindTab:
         why = f"Not yet: {reasons[0]}" if reasons else "A run is at work: stop it first, or open another workbench for it." if alive else "Reading the data …" if waits or not self.looked else ""
         self.why.value = f'<p class="lottery-help">{escape(why)}</p>'
         self.go.disabled = bool(why) or self.bench.jobs.busy("run")
+        if self.wanted and not waits: self.wanted = False; self.run()
         self.gauge.disabled = bool(reasons) or self.bench.jobs.busy("measure")
 
     def check(self) -> None: _check(self)
@@ -408,7 +409,7 @@ def _blame(tab: FindTab, error: BaseException) -> None:
     place = place_of(str(error), tuple(FIND))
     tab.form.fields[place].refuse(str(error))
 
-# %% ../nbs/12_panel.ipynb #c7b487b7
+# %% ../nbs/12_panel.ipynb #6ff63ac9
 def _measure(tab: FindTab) -> None:
     "Start the measurement."
     values = tab.form.values
@@ -419,8 +420,9 @@ def _measure(tab: FindTab) -> None:
     tab.tell_cost(plan)
 
 def _run(tab: FindTab) -> None:
-    "Start a worker on the plan that the form describes; a click that came too late for a form that is refused by now does nothing."
-    if tab.go.disabled: return
+    "Start a worker on the plan that the form describes. A click on a form that is still being looked at counts as soon as it has been; one that came too late for a form that is refused by now does nothing."
+    tab.wanted = tab.changed or tab.bench.jobs.busy("look")
+    if tab.wanted or tab.go.disabled: return
     values = tab.form.values
     tab.bench.launch(find_plan(values), values["device"])
 
@@ -529,11 +531,11 @@ def likely_targets(
     shifted = [f"{source.partition('@')[0]}+{name}" for name in SHIFTS if name != "banded"] if there.modality == "image" else []
     return [*shifted, *(name for name in DOMAINS.names if name != there.spec.base and domain(name).modality == there.modality)]
 
-# %% ../nbs/12_panel.ipynb #7870002d
+# %% ../nbs/12_panel.ipynb #fc94d3f4
 class TransferTab:
     "The form that carries tickets to targets, and what becomes of them."
     def __init__(self, bench: "Workbench"):
-        self.bench, self.changed, self.ready, self.wide = bench, True, False, w.HTML()
+        self.bench, self.changed, self.ready, self.wanted, self.wide = bench, True, False, False, w.HTML()
         self.tickets: list[Ticket] = []
         self.form = Form(transfer_fields(), self.change)
         self.form.fields["run"].control.observe(lambda _: self.fetch(), "value")
@@ -552,7 +554,8 @@ class TransferTab:
 
     def run(self) -> None:
         values, tickets = self.form.values, self.tickets
-        if not self.go.disabled: self.bench.launch(transfer_plan(values, tickets), self.bench.tabs["find"].form.values["device"])
+        self.wanted = self.changed or self.bench.jobs.busy("reach")
+        if not self.wanted and not self.go.disabled: self.bench.launch(transfer_plan(values, tickets), self.bench.tabs["find"].form.values["device"])
 
     def tick(self, changed: set[str]) -> None:
         "Check and draw what has changed."
@@ -562,6 +565,7 @@ class TransferTab:
         reasons = [field.why for field in self.form.fields.values() if field.why]
         why = f"Not yet: {reasons[0]}" if reasons else "A run is at work: stop it first, or wait for its end." if self.bench.alive else "" if self.ready else "Reading tickets and targets …"
         self.why.value, self.go.disabled = f'<p class="lottery-help">{escape(why)}</p>', bool(why) or self.bench.jobs.busy("run")
+        if self.wanted and not self.bench.jobs.busy("reach"): self.wanted = False; self.run()
         self.easel.spoil(self.easel.charts[next(iter(self.easel.charts))][1] | {"epochs"} if "new" in changed else changed)
         self.easel.tick()
 

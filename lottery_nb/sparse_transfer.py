@@ -6,10 +6,11 @@
 __all__ = ['TARGETS', 'STEPS', 'SWITCHES', 'AS_IT_IS', 'switched', 'sparse_transfer', 'switch_study', 'switch_table', 'best_of',
            'against_paper']
 
-# %% ../nbs/14_sparse_transfer.ipynb #076da954
+# %% ../nbs/14_sparse_transfer.ipynb #2ae6e9c2
 from collections.abc import Callable
 from dataclasses import replace
 import numpy as np, pandas as pd
+from torch import nn
 from .core import LotteryError, check_choice
 from .landmarks import matches_down_to
 from .models import Network
@@ -38,7 +39,7 @@ def _sizes(scale: str) -> dict:
     sizes: dict[str, dict] = {"smoke": small, "cpu": middle, "full": full}
     return sizes[scale]
 
-# %% ../nbs/14_sparse_transfer.ipynb #fe3fa8e5
+# %% ../nbs/14_sparse_transfer.ipynb #a427ef05
 def _finds(paper: Paper, change: Callable[[FindPlan], FindPlan]) -> Paper:
     "The paper with its searches of tickets changed; baselines stay."
     return replace(paper, finds={n: change(p) if n in {m.find for m in paper.moves.values()} else p for n, p in paper.finds.items()})
@@ -48,13 +49,18 @@ def _moves(paper: Paper, change: Callable[[Move], Move]) -> Paper: return replac
 def _quirk(name: str) -> Callable[[Paper], Paper]:
     return lambda paper: _finds(paper, lambda p: replace(p, recipe=replace(p.recipe, quirks=(*p.recipe.quirks, name))))
 
-def _norms(plan: FindPlan) -> FindPlan:
-    "The plan with batch-norm scales among what is pruned; refuses a network without batch norm."
+def _weights(plan: FindPlan, kind: type[nn.Module]) -> tuple[str, ...]:
+    "Names of the weights of a plan's layers of a kind; refuses a network without batch norm, where there is nothing to switch."
     network = (plan.network if isinstance(plan.network, Network) else Network(plan.network, (3, 32, 32), 10, plan.width)).skeleton()
-    scales = tuple(f"{n}.weight" for n, m in network.named_modules() if type(m).__name__ == "BatchNorm2d")
-    if not scales: raise LotteryError(f"switch 'norms pruned': {plan.network} has no batch norm, use network='resnet-18'")
-    weights = tuple(f"{n}.weight" for n, m in network.named_modules() if type(m).__name__ == "Conv2d")
-    return replace(plan, prunable=(*weights, *scales))
+    if not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()): raise LotteryError(f"this switch is about batch norm, and {plan.network} has none: use network='resnet-18'")
+    return tuple(f"{n}.weight" for n, m in network.named_modules() if isinstance(m, kind))
+
+def _norms(plan: FindPlan) -> FindPlan: return replace(plan, prunable=(*_weights(plan, nn.Conv2d), *_weights(plan, nn.BatchNorm2d)))
+
+def _evaluating(paper: Paper) -> Paper:
+    for plan in paper.finds.values():
+        if isinstance(plan.network, str): _weights(plan, nn.BatchNorm2d)
+    return _quirk("evaluation mode")(paper)
 
 SWITCHES: dict[str, tuple[str, Callable[[Paper], Paper]]] = {
     "rounds go on": ("the weights are not rewound between rounds; each round trains on", lambda paper: _finds(paper, lambda p: replace(p, retrain="learning-rate rewinding"))),
@@ -63,7 +69,7 @@ SWITCHES: dict[str, tuple[str, Callable[[Paper], Paper]]] = {
     "ten outputs": ("the head has as many outputs as the source has classes", lambda paper: _moves(paper, lambda m: replace(m, how={**m.how, "head": "source size"}) if m.how.get("head", "new") == "new" else m)),
     "source normalisation": ("all pictures are normalised by the source's mean and deviation", lambda paper: _moves(paper, lambda m: replace(m, how={**m.how, "normalise": "source"}))),
     "rebuilt optimizer": ("the momentum is forgotten at the start of each epoch", _quirk("rebuilt optimizer")),
-    "evaluation mode": ("the second half of each epoch is trained in evaluation mode", _quirk("evaluation mode")),
+    "evaluation mode": ("the second half of each epoch is trained in evaluation mode", _evaluating),
     "rate 1e-2": ("the learning rate while pruning is 1e-2", lambda paper: _finds(paper, lambda p: replace(p, recipe=replace(p.recipe, lr=1e-2), rates=tuple(r for r in p.rates if r != 1e-2)))),
 }
 "Name -> (what the published scripts do, the paper with that and nothing else changed)."

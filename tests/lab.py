@@ -61,8 +61,9 @@ def server(folder, command="jupyterlab", arguments=(), **environment):
         (private / part).mkdir(parents=True, exist_ok=True)
     quiet_settings(private / "settings")
     token, port = secrets.token_hex(8), free_port()
-    lab = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True", "--allow-root"]
-    options = lab if command == "jupyterlab" else [f"--port={port}", f"--token={token}"]
+    jupyter = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--allow-root"]
+    exposed = {"jupyterlab": "--LabApp.expose_app_in_browser=True", "notebook": "--JupyterNotebookApp.expose_app_in_browser=True"}
+    options = [*jupyter, exposed[command]] if command in exposed else [f"--port={port}", f"--token={token}"]
     with open(private / "server.log", "ab") as log:
         process = subprocess.Popen([sys.executable, "-m", command, "--no-browser", *options, *arguments], cwd=folder, env=env, stdout=log, stderr=log)
     try:

@@ -227,3 +227,26 @@ def test_the_same_panel_as_a_page_of_its_own(tmp_path):
         page.locator(".lottery-field", has_text="Rounds").get_by_role("slider").focus()
         page.keyboard.press("ArrowLeft")
         lab.until(page, lambda: lab.points(page, "schedule") == 8)
+
+
+def test_in_notebook_7(tmp_path):
+    """The shipped notebook outside JupyterLab: samples, charts, and a run whose points come in."""
+    pytest.importorskip("notebook")
+    runs = tmp_path / "lottery-runs"
+    shutil.copy(ROOT / "nbs" / "20_workbench.ipynb", tmp_path / "workbench.ipynb")
+    with lab.server(tmp_path, "notebook", LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token), lab.browser(1400, 1000) as page:
+        page.goto(f"{address}notebooks/workbench.ipynb?token={token}")
+        page.wait_for_selector(".jp-Notebook", timeout=60_000)
+        page.wait_for_function(lab.READY, timeout=60_000)
+        its_own = len(page.faults)  # Notebook 7 may have an error of its own while it opens
+        lab.run_all(page)
+        page.wait_for_selector('.lottery-card[data-chart="network"] .main-svg', timeout=90_000)
+        fill(page, "Epochs", EPOCHS)
+        run = page.locator(f"{BENCH} button", has_text=re.compile(r"^\s*Run$")).first
+        lab.until(page, run.is_enabled)
+        run.click()
+        lab.until(page, lambda: lab.points(page, "training") > 2)
+        grows(page, "training")
+        click(page, "Stop")
+        lab.until(page, lambda: "stopped" in told(page))
+        assert page.faults[its_own:] == []

@@ -101,6 +101,22 @@ def test_a_mended_form_can_be_started_again(tmp_path):
     assert not form_of(bench, lr=0.1).go.disabled
 
 
+def test_a_click_on_a_form_that_is_still_looked_at_counts(tmp_path):
+    """Run pressed right after the last field was changed, before the answer about that field has come."""
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, part="[0-4]", rounds=1, seeds=1, controls=())
+    tab.form.fields["epochs"].control.value = -1
+    tab.go.click()
+    settle(bench)
+    assert list(tmp_path.iterdir()) == [] and not tab.wanted and "Recipe.epochs=-1" in tab.form.fields["epochs"].why
+    tab.form.fields["epochs"].control.value = 1
+    tab.go.click()
+    assert list(tmp_path.iterdir()) == []
+    turn_until(bench, lambda: bench.follower and bench.follower.status == "done")
+    [found] = tmp_path.glob("find-*")
+    assert Run(found).plan.recipe.epochs == 1
+
+
 def test_the_schedule_is_drawn_as_the_slider_moves(tmp_path):
     bench = panel.Workbench(home=tmp_path)
     for rounds in (3, 12):
