@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'UNSTABLE', 'overlaps', 'overlap_plot', 'between', 'stability', 'instability', 'stability_plot']
 
-# %% ../nbs/11_anatomy.ipynb #b5185d86
+# %% ../nbs/11_anatomy.ipynb #75f6b2a2
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -19,7 +19,7 @@ from .plots import COLOURS, band, density_axis, faint, styled, text_of
 from .rewinding import Snapshot, masked
 from .stats import density_text, interval
 from .tickets import STARTS, Ticket
-from .training import Arm, Recipe, Trainer, evaluate, finish, train
+from .training import Arm, Recipe, Trainer, evaluate, finish, stackable, train
 from .transfer import target_domain
 
 # %% ../nbs/11_anatomy.ipynb #1c429f94
@@ -74,7 +74,7 @@ def between(
     mix = lambda x, y: torch.lerp(x, y, share) if x.is_floating_point() else x
     return Snapshot({n: mix(w, b.weights[n]) for n, w in a.weights.items()}, {n: mix(v, b.buffers[n]) for n, v in a.buffers.items()})
 
-# %% ../nbs/11_anatomy.ipynb #3d78cdae
+# %% ../nbs/11_anatomy.ipynb #520be9d3
 def stability(
     tickets: Sequence[Ticket],       # of one network
     target: str | Domain | None = None,  # where the copies are trained; None: the tickets' source
@@ -91,10 +91,10 @@ def stability(
     first = {t.seed: t for t in tickets}
     arms = [a for t in first.values() for a in _copies(t, d, start, recipe or t.recipe, True)] + [a for t in tickets for a in _copies(t, d, start, recipe or t.recipe, False)]
     trained, out = finish(train(arms, where)), []
-    shares = np.linspace(0, 1, points + 1)
+    shares, together = np.linspace(0, 1, points + 1), 8 if stackable(arms[0]) else 1
     for a, b in zip(trained[::2], trained[1::2], strict=True):
         if a.failed or b.failed: continue
-        for part in np.array_split(shares, -(-len(shares) // 8)):
+        for part in np.array_split(shares, -(-len(shares) // together)):
             line = [replace(a.arm, name=f"{a.arm.name} to {s:.3f}", start=masked(between(a.weights, b.weights, float(s)), a.arm.mask)) for s in part]
             found = evaluate(Trainer(line, where), d.test)
             out += [(a.arm.tags["density"], a.arm.tags["seed"], float(s), 1 - e["accuracy"]) for s, e in zip(part, found, strict=True)]
@@ -113,13 +113,13 @@ def instability(
         out.append((density, i.mean, i.low, i.high, i.n, str(i), word))
     return pd.DataFrame(out, columns=["density", "mean", "low", "high", "n", "text", "stable"]).sort_values("density", ascending=False, ignore_index=True)
 
-# %% ../nbs/11_anatomy.ipynb #00c53991
+# %% ../nbs/11_anatomy.ipynb #8ce78e8f
 def stability_plot(
     lines: pd.DataFrame,   # as `stability` gives them
 ) -> go.Figure:
     "Test error on the line between two copies, a curve for each density, mean and interval over seeds."
     fig = go.Figure()
-    for density, colour in zip(sorted(lines["density"].unique(), reverse=True), (COLOURS["dense"], *INK), strict=False):
+    for density, colour in zip(sorted(lines["density"].unique(), reverse=True), (COLOURS["dense"], *INK * len(lines)), strict=False):
         told = [(s, interval(v)) for s, v in lines[lines["density"] == density].groupby("share")["error"]]
         x, name = [s for s, _ in told], "dense" if density == 1 else f"{density_text(density)} kept"
         if not any(i.single for _, i in told): fig.add_trace(band(x, pd.Series([100 * i.low for _, i in told]), pd.Series([100 * i.high for _, i in told]), faint(colour, 0.1), name))

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['WHERE', 'matches_down_to', 'transition', 'speed', 'speed_plot']
 
-# %% ../nbs/11_landmarks.ipynb #56dc8f5d
+# %% ../nbs/11_landmarks.ipynb #cdefd685
 from typing import Any
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 from .core import LotteryError, check_choice, check_number
 from .plots import COLOURS, DASHES, SYMBOLS, density_axis, series_of, styled, text_of
-from .stats import ARM, compare, density_text, in_order, interval, kept_rows, results_of, seeds_text
+from .stats import ARM, COLUMNS, compare, density_text, in_order, interval, kept_rows, partners, results_of, seeds_text
 from .verdict import MARGIN
 
-# %% ../nbs/11_landmarks.ipynb #b255641c
+# %% ../nbs/11_landmarks.ipynb #36ef039e
 WHERE = ["source", "domain", "start"]
 
 def matches_down_to(
@@ -27,14 +27,15 @@ def matches_down_to(
     out = []
     for key, rows in compare(results, role, "dense").groupby(WHERE, sort=False):
         rows = rows.sort_values("density", ascending=False)
-        if (rows["n"] == 1).all(): out.append((*key, np.nan, "single run: no interval to match within", len(rows), 0)); continue
-        below = (rows["high"] < -margin).cummax()
-        kept = rows[~below]
-        text = "none of the densities tried" if kept.empty else density_text(kept["density"].iloc[-1]) + ("" if below.any() else ", the sparsest tried")
-        out.append((*key, kept["density"].min() if len(kept) else np.nan, text, len(rows), int((kept["low"] > -margin).sum())))
+        if rows["n"].iloc[0] == 1: out.append((*key, np.nan, "single run: no interval to match within", len(rows), 0)); continue
+        out_of = (rows["high"] < -margin).cummax() | (rows["n"] == 1).cummax()  # from a single run on nothing can be said
+        kept = rows[~out_of]
+        text = "none of the densities tried" if kept.empty else density_text(kept["density"].iloc[-1]) + ("" if out_of.any() else ", the sparsest tried")
+        sure = (kept["low"] > -margin) & (kept["high"] - kept["low"] > 1e-9)
+        out.append((*key, kept["density"].min() if len(kept) else np.nan, text, len(rows), int(sure.sum())))
     return pd.DataFrame(out, columns=[*WHERE, "density", "text", "tried", "shown"])
 
-# %% ../nbs/11_landmarks.ipynb #40fd86e9
+# %% ../nbs/11_landmarks.ipynb #5c64ef67
 def _fall(densities: np.ndarray, values: np.ndarray, level: float) -> float:
     "Density at which values, from dense to sparse, first fall below a level, log-linear between two; NaN where they do not, the densest where they begin below."
     under = np.flatnonzero(values < level)
@@ -51,18 +52,20 @@ def transition(
     share: float = 0.5,         # of the way from dense to chance
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    "The density at which a role breaks, for each source, domain and start: density, low, high (NaN where a seed never breaks or there is one), broke, n, text; refuses results without dense."
+    "The density at which a role breaks, for each source, domain and start: density, low, high (NaN where a seed never breaks, or is broken from the first, or there is one), broke, n, text; refuses results without dense."
     for value, what in ((chance, "chance"), (share, "share")): check_number(value, what, high=1)
     rows = kept_rows(results)
     for wanted in (role, "dense"): check_choice(wanted, tuple(rows["role"].unique()), "role")
-    dense, out = rows[rows["role"] == "dense"], []
+    out = []
     for key, group in rows[rows["role"] == role].groupby(WHERE, sort=False):
-        top = dense[(dense["domain"] == key[1]) & (dense["source"] == key[0])].groupby("seed")["value"].mean()
-        falls = []
+        top, falls = partners(rows, pd.Series(key, WHERE), "dense").set_index("seed")["value"], []
+        if top.empty: continue
         for seed, s in group.groupby("seed"):
             s = s.sort_values("density", ascending=False)
             if seed in top.index: falls.append(_fall(s["density"].to_numpy(), s["value"].to_numpy(), top[seed] - share * (top[seed] - chance)))
-        broke, sparsest = [d for d in falls if np.isfinite(d)], group["density"].min()
+        broke, sparsest, densest = [d for d in falls if np.isfinite(d)], group["density"].min(), group["density"].max()
+        if at_once := sum(d == densest for d in broke): out.append((*key, np.nan, np.nan, np.nan, len(broke), len(falls), f"above {density_text(densest)} for {at_once} of {len(falls)} seeds")); continue
+        if not falls: continue
         if len(broke) < len(falls): out.append((*key, np.nan, np.nan, np.nan, len(broke), len(falls), f"below {density_text(sparsest)} for {len(falls) - len(broke)} of {len(falls)} seeds")); continue
         found = interval(np.log10(broke), confidence, unit="")
         ends = [float(10 ** v) for v in (found.mean, found.low, found.high)]
@@ -70,7 +73,7 @@ def transition(
         out.append((*key, *ends, len(broke), len(falls), text))
     return pd.DataFrame(out, columns=[*WHERE, "density", "low", "high", "broke", "n", "text"])
 
-# %% ../nbs/11_landmarks.ipynb #9531e890
+# %% ../nbs/11_landmarks.ipynb #b007e337
 def speed(
     results: Any,               # results frame, run, or a list of these
     short: float = MARGIN,      # accuracy, 0..1, that may be missing
@@ -78,10 +81,12 @@ def speed(
 ) -> pd.DataFrame:
     "Epochs until the dense network's validation accuracy is reached, for each source, domain, role, start and density: reached, n, mean, low, high (over the seeds that reached it), text."
     check_number(short, "short", high=1)
-    frame = results_of(results)
-    top = kept_rows(frame[frame["role"] == "dense"], "validation").groupby(["source", "domain", "seed"])["value"].mean().rename("aim")
-    seen = frame[(frame["split"] == "validation") & (frame["metric"] == "accuracy")].merge(top.reset_index(), on=["source", "domain", "seed"])
-    if seen.empty: raise LotteryError("these results have no dense network to reach: train one with the same seeds")
+    frame = results_of(results)[COLUMNS]
+    if not (frame["role"] == "dense").any(): raise LotteryError("these results have no dense network to reach: train one with the same seeds")
+    rows, aims = kept_rows(frame, "validation"), []
+    for key, _ in rows.groupby(WHERE, sort=False):
+        aims.append(partners(rows, pd.Series(key, WHERE), "dense")[["seed", "value"]].rename(columns={"value": "aim"}).assign(**dict(zip(WHERE, key, strict=True))))
+    seen = frame[(frame["split"] == "validation") & (frame["metric"] == "accuracy")].merge(pd.concat(aims), on=[*WHERE, "seed"])
     first = seen[seen["value"] >= seen["aim"] - short].groupby(ARM)["epoch"].min()
     arms = seen[ARM].drop_duplicates().set_index(ARM).join(first).reset_index()
     keys, out = ["source", "domain", "role", "start", "density"], []

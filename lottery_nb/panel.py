@@ -329,7 +329,7 @@ def layers_figure(
     fig.update_xaxes(type="log", title_text="weights (log scale)")
     return styled(fig, "Weights of the network", f"{looked.parameters:,} in all, {looked.prunable/looked.parameters:.1%} may be pruned")
 
-# %% ../nbs/12_panel.ipynb #364648b3
+# %% ../nbs/12_panel.ipynb #77aaf373
 class FindTab:
     "The form that finds tickets, what it comes to, and Run."
     def __init__(self, bench: "Workbench"):
@@ -342,7 +342,9 @@ class FindTab:
         self.gauge = button("Measure time and memory", "clock-o", self.measure, "trains for two seconds in a process of its own")
         self.side = w.VBox([w.HBox([self.go, self.gauge]), self.why, self.cost, self.form])
 
-    def change(self) -> None: self.changed = True; self.bench.wake()
+    def change(self) -> None:
+        self.changed, self.wanted = True, False  # a click counts for the form as it was when it was clicked
+        self.bench.wake()
 
     def tick(self, changed: set[str]) -> None:
         "Check and draw what has changed."
@@ -531,7 +533,7 @@ def likely_targets(
     shifted = [f"{source.partition('@')[0]}+{name}" for name in SHIFTS if name != "banded"] if there.modality == "image" else []
     return [*shifted, *(name for name in DOMAINS.names if name != there.spec.base and domain(name).modality == there.modality)]
 
-# %% ../nbs/12_panel.ipynb #fc94d3f4
+# %% ../nbs/12_panel.ipynb #5e2d2a3a
 class TransferTab:
     "The form that carries tickets to targets, and what becomes of them."
     def __init__(self, bench: "Workbench"):
@@ -547,7 +549,9 @@ class TransferTab:
             "targets": (drawn(live_targets, "Accuracy against density on the targets"), {"arms", "epochs", "state"}, dict(label="accuracy against density on each target", height=targets_height, wide=True)),
             "moving": (drawn(live_training, "Training curves of what runs now"), {"epochs"}, dict(label="validation accuracy by epoch"))})
 
-    def change(self) -> None: self.changed = True; self.bench.wake()
+    def change(self) -> None:
+        self.changed, self.wanted = True, False  # a click counts for the form as it was when it was clicked
+        self.bench.wake()
     def offer_runs(self, rows: pd.DataFrame) -> None: _offer_finds(self, rows)
     def fetch(self) -> None: _fetch(self)
     def check(self) -> None: _check_transfer(self)
@@ -694,7 +698,7 @@ def _take(tab: CompareTab, kind: str, write: Callable) -> None:
     tab.out.value = '<p role="status">Writing …</p>'
     tab.bench.jobs.begin("take", lambda: write(path, chosen) or path, done, tab.bench.say)
 
-# %% ../nbs/12_panel.ipynb #97bc0259
+# %% ../nbs/12_panel.ipynb #b83abdfe
 BEAT = 0.2         # seconds between two looks of the pump
 ASLEEP = 60.0      # seconds without a sign of a page after which it sleeps
 
@@ -728,8 +732,9 @@ class Workbench:
         return self.view._repr_mimebundle_(**kwargs) | {"text/plain": said}
 
     def turn(self, place: str) -> None:
-        "Bring a tab to the front."
+        "Bring a tab to the front; a click that still waits for its form is forgotten."
         tab = self.tabs[place]
+        for name in ("find", "transfer"): self.tabs[name].wanted = False
         self.side.children, self.wide.children, self.live.group = (tab.side,), (self.live, tab.wide) if place == "compare" else (tab.wide, self.live), place
         self.wake()
 

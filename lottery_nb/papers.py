@@ -6,8 +6,8 @@
 __all__ = ['SCALES', 'RESULTS', 'APART', 'Move', 'Paper', 'tickets_of', 'run_paper', 'results_by', 'Kept', 'keep', 'kept',
            'stamped', 'sampled', 'check_paper', 'kept_rows_by']
 
-# %% ../nbs/13_papers.ipynb #9bc3c76c
-import gzip, inspect, io, json, tempfile, textwrap
+# %% ../nbs/13_papers.ipynb #1bcabfa5
+import gzip, inspect, io, json, tempfile, textwrap, zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +17,12 @@ import numpy as np, pandas as pd
 import plotly.graph_objects as go
 from .core import LotteryError, canonical, check_choice, check_number, data, fingerprint, safe_child, write_atomic
 from .runs import Run, run
-from .stats import ARM
+from .pruning import listed
+from .stats import ARM, COLUMNS
 from .tickets import FindPlan, Ticket
 from .transfer import TransferPlan
 
-# %% ../nbs/13_papers.ipynb #266572c7
+# %% ../nbs/13_papers.ipynb #6006eb7b
 SCALES = ("smoke", "cpu", "full")
 
 @data
@@ -44,20 +45,22 @@ class Paper:
     def __post_init__(self) -> None:
         check_choice(self.scale, SCALES, "Paper.scale")
         for name, move in self.moves.items():
+            if name in self.finds: raise LotteryError(f"{name!r} is a search and a move of the paper: give each a name of its own")
             if move.find not in self.finds: raise LotteryError(f"move {name!r} carries tickets of {move.find!r}, which the paper does not search for: name one of {', '.join(self.finds)}")
 
     @property
     def hash(self) -> str: "The paper's identity."; return fingerprint(canonical(self))
 
-# %% ../nbs/13_papers.ipynb #7097f47a
+# %% ../nbs/13_papers.ipynb #9552340e
 def tickets_of(
     found: Run,            # of a search
     move: Move,
 ) -> list[Ticket]:
     "The tickets that a move carries; refuses rounds that the search does not have."
-    chosen = [t for t in found.tickets if move.rounds is None or t.round in move.rounds]
-    if not chosen: raise LotteryError(f"the search {move.find!r} has no tickets of rounds {move.rounds}: give rounds up to {max((t.round for t in found.tickets), default=0)}")
-    return chosen
+    tickets = found.tickets
+    there = {t.round for t in tickets}
+    if odd := sorted(set(move.rounds or ()) - there): raise LotteryError(f"the search {move.find!r} has no tickets of round {odd[0]}: give rounds up to {max(there, default=0)}")
+    return [t for t in tickets if move.rounds is None or t.round in move.rounds]
 
 def run_paper(
     paper: Paper,
@@ -65,12 +68,13 @@ def run_paper(
     device: str = "auto",
     show: bool = True,        # progress bars
 ) -> dict[str, Run]:
-    "Run all searches and moves of a paper, or take them up again; returns the runs by name."
+    "Run all searches and moves of a paper, or take them up again; returns the runs by name. A run that was stopped ends it with a sentence; it goes on from there when it is run again."
     done: dict[str, Run] = {}
-    for name, plan in paper.finds.items(): done[name] = run(plan, Path(out)/f"find-{name}", device, show)
-    for name, move in paper.moves.items():
-        carried = TransferPlan(tickets_of(done[move.find], move), move.targets, **move.how)
-        done[name] = run(carried, Path(out)/f"move-{name}", device, show)
+    def finished(name: str, plan: Any, folder: str) -> None:
+        done[name] = run(plan, safe_child(out, folder), device, show)
+        if done[name].status != "done": raise LotteryError(f"{name} of {paper.name} is {done[name].status}: run the paper again to go on")
+    for name, plan in paper.finds.items(): finished(name, plan, f"find-{name}")
+    for name, move in paper.moves.items(): finished(name, TransferPlan(tickets_of(done[move.find], move), move.targets, **move.how), f"move-{name}")
     return done
 
 # %% ../nbs/13_papers.ipynb #acbe5d42
@@ -80,7 +84,7 @@ def results_by(
     "All results in one frame, with a column `run`."
     return pd.concat([r.frame.assign(run=name) for name, r in done.items()], ignore_index=True)
 
-# %% ../nbs/13_papers.ipynb #298d66de
+# %% ../nbs/13_papers.ipynb #332d1ded
 RESULTS = Path(inspect.getfile(LotteryError)).parents[1]/"papers"/"results"  # in a checkout of the repository
 
 @dataclass(frozen=True)
@@ -100,12 +104,14 @@ def keep(
     folder: str | Path = RESULTS,
 ) -> Path:
     "Write a paper's results to NAME-SCALE.csv.gz and NAME-SCALE.json; refuses a run that is not done. Returns the second."
+    if odd := {*paper.finds, *paper.moves} ^ set(done): raise LotteryError(f"the runs of {paper.name} are not those of its plan: {sorted(odd)[0]!r} is on one side only")
+    if odd := {n for n, plan in paper.finds.items() if done[n].info.get("plan_hash") != plan.hash}: raise LotteryError(f"run {sorted(odd)[0]!r} is of another plan than the paper's: run the paper in a folder of its own")
     for name, r in done.items():
         if r.status != "done": raise LotteryError(f"run {name!r} of the paper is {r.status}: run it to its end first")
     wanted = ("plan_hash", "device", "device_name", "date", "versions", "threads", "seconds", "arms", "failed")
     infos = {name: {k: r.info[k] for k in wanted} | {"floor": r.plan.floor} for name, r in done.items()}
     frame = results_by(done)
-    frame = frame[(frame["metric"] == "accuracy") & (frame["split"] != "train")]
+    frame = frame.loc[(frame["metric"] == "accuracy") & (frame["split"] != "train"), ["run", *COLUMNS]]
     path, text = safe_child(folder, f"{paper.name}-{paper.scale}.json"), frame.to_csv(index=False, float_format="%.7g")
     write_atomic(path.with_suffix(".csv.gz"), gzip.compress(text.encode(), mtime=0))
     return write_atomic(path, json.dumps({"paper": paper.name, "scale": paper.scale, "note": paper.note, "hash": paper.hash, "runs": infos}, indent=1))
@@ -119,7 +125,13 @@ def kept(
     check_choice(scale, SCALES, "scale")
     path = safe_child(folder, f"{name}-{scale}.json")
     if not path.exists(): raise LotteryError(f"there are no kept results of {name} at scale {scale} in {path.parent}: run `lottery paper {name} --scale {scale} --keep`")
-    return Kept(json.loads(path.read_text()), pd.read_csv(io.BytesIO(gzip.decompress(path.with_suffix(".csv.gz").read_bytes())), keep_default_na=False))
+    try:
+        about = json.loads(path.read_text())
+        frame = pd.read_csv(io.BytesIO(gzip.decompress(path.with_suffix(".csv.gz").read_bytes())), keep_default_na=False)
+        if set(about) != {"paper", "scale", "note", "hash", "runs"} or set(frame) != {"run", *COLUMNS} or set(frame["run"]) != set(about["runs"]): raise ValueError("it does not hold what it should")
+    except (ValueError, EOFError, zlib.error, OSError, TypeError) as e:
+        raise LotteryError(f"the kept results {path.name} and {path.stem}.csv.gz are damaged ({type(e).__name__}: {' '.join(str(e).split())[:80]}): use a fresh copy, or run the paper again with --keep") from None
+    return Kept(about, frame)
 
 # %% ../nbs/13_papers.ipynb #d17039fe
 def stamped(
@@ -133,7 +145,7 @@ def stamped(
     more = 17 * len(lines)
     return fig.update_layout(margin_t=(fig.layout.margin.t or 84) + more, height=(fig.layout.height or 440) + more)
 
-# %% ../nbs/13_papers.ipynb #c737f703
+# %% ../nbs/13_papers.ipynb #14e49f18
 APART = 0.03  # accuracy, 0..1, by which a training that was repeated elsewhere may differ
 
 def sampled(
@@ -142,11 +154,13 @@ def sampled(
 ) -> tuple[str, FindPlan, str, Move]:
     "The part of a paper that a number picks: a search of one seed up to the first round that a move carries, and that move to one target."
     check_number(number, "check", whole=True)
+    if not paper.moves: raise LotteryError(f"{paper.name} moves no tickets: there is no part to pick")
     draw = np.random.default_rng(number)
     name = list(paper.moves)[draw.integers(len(paper.moves))]
     move = paper.moves[name]
     plan, first = paper.finds[move.find], min(move.rounds or (1,))
-    short = replace(plan, seeds=(plan.seeds[draw.integers(len(plan.seeds))],), schedule=replace(plan.schedule, rounds=first))
+    rounds = replace(plan.schedule, rounds=first) if plan.schedule.kind in ("geometric", "one-shot") else listed(list(plan.schedule.densities[1:first + 1]))
+    short = replace(plan, seeds=(plan.seeds[draw.integers(len(plan.seeds))],), schedule=rounds)
     return move.find, short, name, replace(move, rounds=(first,), targets=(move.targets[draw.integers(len(move.targets))],))
 
 def check_paper(
@@ -157,15 +171,18 @@ def check_paper(
     show: bool = True,      # progress bars
 ) -> pd.DataFrame:
     "Train a part of a paper again: run, domain, role, start, density, seed, kept, now, difference, and same ('to the digit', 'within 3 points', 'no'); refuses results of another plan."
-    if against.about["hash"] != paper.hash: raise LotteryError(f"the kept results are of plan {against.about['hash'][:8]}, and {paper.name} at scale {paper.scale} is now {paper.hash[:8]}: run it again with --keep")
+    if against.about["hash"] != paper.hash: raise LotteryError(f"the kept results are of plan {against.about['hash'][:8]}, and {paper.name} at scale {paper.scale} is {paper.hash[:8]}: its plan has changed since, run it again with --keep")
     search, short, name, move = sampled(paper, number)
     with tempfile.TemporaryDirectory() as folder:
         part = Paper(paper.name, paper.scale, {search: short}, {name: move})
-        now = kept_rows_by(results_by(run_paper(part, folder, device, show)))
-    both = kept_rows_by(against.frame).merge(now, on=["run", *(c for c in ARM if c != "density")], suffixes=("", "_now"))
-    if len(both) < len(now): raise LotteryError(f"{len(now) - len(both)} of {len(now)} networks of the part are not among the kept results: run the paper again with --keep")
+        done = run_paper(part, folder, device, show)
+        now, place = kept_rows_by(results_by(done)), {name: set(done[name].frame["domain"]) for name in (search, name)}
+    were = kept_rows_by(against.frame)
+    were = were[[r.run in place and r.domain in place[r.run] and r.seed == short.seeds[0] and r.round <= max(move.rounds or ()) for r in were.itertuples()]]
+    both = were.merge(now, on=["run", *(c for c in ARM if c != "density")], suffixes=("", "_now"), how="outer")
     gap = both["value_now"] - both["value"]
-    same = np.where(gap.abs() < 1e-6, "to the digit", np.where(gap.abs() <= APART, f"within {100 * APART:g} points", "no"))
+    close = gap.abs().le(APART) & np.isclose(both["density"], both["density_now"], rtol=1e-6)
+    same = np.where(close & gap.abs().lt(1e-6), "to the digit", np.where(close, f"within {100 * APART:g} points", "no"))  # a network on one side only has no gap: no
     return both[["run", "domain", "role", "start", "density", "seed"]].assign(kept=both["value"], now=both["value_now"], difference=gap, same=same)
 
 def kept_rows_by(

@@ -6,7 +6,7 @@
 __all__ = ['TARGETS', 'STEPS', 'SWITCHES', 'AS_IT_IS', 'switched', 'sparse_transfer', 'switch_study', 'switch_table', 'best_of',
            'against_paper']
 
-# %% ../nbs/14_sparse_transfer.ipynb #2ae6e9c2
+# %% ../nbs/14_sparse_transfer.ipynb #e577f284
 from collections.abc import Callable
 from dataclasses import replace
 import numpy as np, pandas as pd
@@ -15,6 +15,7 @@ from .core import LotteryError, check_choice
 from .landmarks import matches_down_to
 from .models import Network
 from .papers import SCALES, Kept, Move, Paper
+from .plots import undertrained
 from .pruning import geometric, one_shot
 from .rewinding import TRAINED
 from .stats import compare, density_text, interval, kept_rows, paired, summary
@@ -39,7 +40,7 @@ def _sizes(scale: str) -> dict:
     sizes: dict[str, dict] = {"smoke": small, "cpu": middle, "full": full}
     return sizes[scale]
 
-# %% ../nbs/14_sparse_transfer.ipynb #a427ef05
+# %% ../nbs/14_sparse_transfer.ipynb #5e8aff37
 def _finds(paper: Paper, change: Callable[[FindPlan], FindPlan]) -> Paper:
     "The paper with its searches of tickets changed; baselines stay."
     return replace(paper, finds={n: change(p) if n in {m.find for m in paper.moves.values()} else p for n, p in paper.finds.items()})
@@ -70,7 +71,7 @@ SWITCHES: dict[str, tuple[str, Callable[[Paper], Paper]]] = {
     "source normalisation": ("all pictures are normalised by the source's mean and deviation", lambda paper: _moves(paper, lambda m: replace(m, how={**m.how, "normalise": "source"}))),
     "rebuilt optimizer": ("the momentum is forgotten at the start of each epoch", _quirk("rebuilt optimizer")),
     "evaluation mode": ("the second half of each epoch is trained in evaluation mode", _evaluating),
-    "rate 1e-2": ("the learning rate while pruning is 1e-2", lambda paper: _finds(paper, lambda p: replace(p, recipe=replace(p.recipe, lr=1e-2), rates=tuple(r for r in p.rates if r != 1e-2)))),
+    "rate 1e-2": ("the learning rate while pruning is 1e-2", lambda paper: _finds(_moves(paper, lambda m: replace(m, how={"recipe": paper.finds[m.find].recipe, **m.how})), lambda p: replace(p, recipe=replace(p.recipe, lr=1e-2), rates=tuple(r for r in p.rates if r != 1e-2)))),
 }
 "Name -> (what the published scripts do, the paper with that and nothing else changed)."
 
@@ -84,12 +85,14 @@ def switched(
     *names: str,   # of `SWITCHES`
 ) -> Paper:
     "The paper with habits of the published scripts; refuses an unknown one."
+    if len(set(names)) < len(names): raise LotteryError(f"switches {', '.join(names)}: name each once")
     for name in names:
         check_choice(name, tuple(SWITCHES), "switch")
         paper = SWITCHES[name][1](paper)
-    return replace(paper, note=f"{paper.note}; as the published scripts do: {', '.join(names)}") if names else paper
+    called = "-".join((paper.name, *names)).replace(" ", "-")
+    return replace(paper, name=called, note=f"{paper.note}; as the published scripts do: {', '.join(names)}") if names else paper
 
-# %% ../nbs/14_sparse_transfer.ipynb #64ebdb10
+# %% ../nbs/14_sparse_transfer.ipynb #a6e36183
 def sparse_transfer(
     scale: str = "cpu",              # 'smoke', 'cpu' or 'full'
     network: str | None = None,      # None: the scale's own; 'vgg-19' for the paper's second network
@@ -113,15 +116,18 @@ def sparse_transfer(
     for (name, head), target in ((b, t) for b in baselines.items() for t in targets):
         alone = dict(common, source=target, network=Network("logistic-regression", (3, 32, 32), 10, head=head), width=1.0, floor=0.0)
         finds[f"{name}, {target}"] = FindPlan(schedule=geometric(0.5, 1), controls=(), prunable=("head*",), layer_fractions={"head": 0.5}, **alone)
-    return switched(Paper("sparse-transfer", scale, finds, moves, s["note"]), *switches)
+    another = network is not None and network != s["network"]
+    note = f"with {network} in place of {s['network']}: {s['note']}" if another else s["note"]
+    return switched(Paper(f"sparse-transfer-{network}" if another else "sparse-transfer", scale, finds, moves, note), *switches)
 
-# %% ../nbs/14_sparse_transfer.ipynb #7faafae7
+# %% ../nbs/14_sparse_transfer.ipynb #83c470ed
 AS_IT_IS = "as it is"
 
 def switch_study(
     scale: str = "cpu",   # 'smoke', 'cpu' or 'full'
 ) -> Paper:
     "One search and one transfer for the plan as it is, and for each switch that its network can take."
+    check_choice(scale, SCALES, "scale")
     finds, moves, left = {}, {}, []
     for name in (AS_IT_IS, *SWITCHES):
         try: paper = sparse_transfer(scale, switches=() if name == AS_IT_IS else (name,))
@@ -143,16 +149,17 @@ def switch_table(
         part = found[f"{name}: moved"].frame
         gaps, rows = compare(part, "ticket", "dense"), kept_rows(part)
         for target in dict.fromkeys(part["domain"]):
-            gap = gaps[(gaps["domain"] == target) & (gaps["start"] == start)].iloc[0]
-            at = rows[(rows["domain"] == target) & (rows["start"] == start)]
+            gap = gaps[(gaps["domain"] == target) & (gaps["start"] == start)]
+            place, at = target.replace("+banded", ""), rows[(rows["domain"] == target) & (rows["start"] == start)]
             told = {role: at[at["role"] == role].set_index("seed")["value"] for role in ("dense", "ticket")}
-            place = target.replace("+banded", "")
-            change = "" if name == AS_IT_IS else str(paired(told["ticket"], own[place]))
+            if gap.empty: out.append((name, place, *(["no result"]*5))); continue
             if name == AS_IT_IS: own[place] = told["ticket"]
-            out.append((name, place, str(interval(told["dense"])), str(interval(told["ticket"])), gap["text"], gap["verdict"], change))
+            both = told["ticket"].index.intersection(own[place].index) if place in own else []
+            change = "" if name == AS_IT_IS else str(paired(told["ticket"][both], own[place][both])) if len(both) else "no result"
+            out.append((name, place, *(f"{interval(v)}{'' if len(v) == gap['n'].iloc[0] else f' over {len(v)} seeds'}" for v in told.values()), gap["text"].iloc[0], gap["verdict"].iloc[0], change))
     return pd.DataFrame(out, columns=["switch", "target", "dense", "ticket", "ticket − dense", "verdict", "ticket − ticket of the plan as it is"])
 
-# %% ../nbs/14_sparse_transfer.ipynb #85350ef8
+# %% ../nbs/14_sparse_transfer.ipynb #c62d2202
 def best_of(
     results: pd.DataFrame,   # of one run
     domain: str,
@@ -167,10 +174,13 @@ def best_of(
 def _down(part: pd.DataFrame, domain: str, start: str = TRAINED) -> str:
     rows = matches_down_to(part)
     row = rows[(rows["domain"] == domain) & (rows["start"] == start)].iloc[0]
-    return f"not below dense down to {row['text']} (a match shown at {row['shown']} of {row['tried']})" if row["density"] == row["density"] else f"below dense at {row['text']}"
+    if row["text"].startswith("single run"): return row["text"]
+    if row["density"] != row["density"]: return f"below dense at the densest of the {row['tried']} densities tried"
+    return f"nothing refutes a match down to {row['text']}; one is shown at {row['shown']} of {row['tried']} densities"
 
 def _slope(part: pd.DataFrame, domain: str, role: str, start: str) -> str:
     rows = kept_rows(part[(part["domain"] == domain) & (part["role"] == role) & (part["start"] == start)])
+    if rows["density"].nunique() < 2: return "one density only"
     steps = [np.polyfit(-np.log2(s["density"]), s["value"], 1)[0] for _, s in rows.groupby("seed")]
     return f"{interval(steps, unit='points')} for each halving of the density"
 
@@ -182,15 +192,16 @@ def _never(part: pd.DataFrame, domain: str) -> str:
     rows = rows[(rows["domain"] == domain) & (rows["start"] == "rewind")]
     return f"below dense at {(rows['verdict'] == 'below').sum()} of {len(rows)} densities ({', '.join(rows['text'].str.replace(' points', ''))} points)"
 
-# %% ../nbs/14_sparse_transfer.ipynb #ea150cee
+# %% ../nbs/14_sparse_transfer.ipynb #5daff142
 def against_paper(
     found: Kept,
 ) -> pd.DataFrame:
     "Every number that the paper's text states, beside what was measured: setting, target, claim, paper, measured."
-    targets = {t: next(d for d in found.frame["domain"].unique() if d.split("@")[0] == t) for t in TARGETS}
+    targets = {t: next(d for d in found.frame["domain"].unique() if d.split("@")[0].removesuffix("+banded") == t) for t in TARGETS}
     part = {name: found[name].frame for name in found.about["runs"]}
     fm, sn = targets.values()
-    linear, mlp, tuned, shot = (part[n] for n in ("frozen, linear head", "frozen, 2-layer head", "fine-tune all", "fine-tune all, one-shot"))
+    linear_, mlp_, tuned_, shot_ = names = ("frozen, linear head", "frozen, 2-layer head", "fine-tune all", "fine-tune all, one-shot")
+    linear, mlp, tuned, shot = (part[n] for n in names)
     rows = [("frozen, linear head", sn, "late-reset tickets match dense down to", "6 %", _down(linear, sn)),
             ("frozen, linear head", sn, "best late-reset ticket", "80.01 % at 17 %", best_of(linear, sn, "ticket", TRAINED)),
             ("frozen, 2-layer head", sn, "best late-reset ticket", "84.41 % at 6 %", best_of(mlp, sn, "ticket", TRAINED)),
@@ -204,4 +215,6 @@ def against_paper(
             *(("fine-tune all", d, "tickets rewound to θ0 match dense", "never", _never(tuned, d)) for d in (fm, sn)),
             *(("frozen, linear head", d, f"accuracy from {word} weights", "rises with sparsity", _slope(linear, d, role, start)) for d in (fm, sn) for word, role, start in (("θ0", "ticket", "rewind"), ("fresh", "reinit", "fresh"))),
             *(("from scratch", d, name, "58 to 65 %" if name == "logistic regression" else "not stated", _dense(part[f"{name}, {d}"], d)) for name in ("logistic regression", "two layers") for d in (fm, sn) if f"{name}, {d}" in part)]
-    return pd.DataFrame(rows, columns=["setting", "target", "claim", "the paper says", f"measured, scale {found.about['scale']}"])
+    low = {(name, d): undertrained(found[name], found[name].plan.floor, d) for name in (linear_, mlp_, tuned_, shot_) for d in (fm, sn)}
+    told = [(*row[:4], low.get(row[:2]) or row[4]) for row in rows]
+    return pd.DataFrame(told, columns=["setting", "target", "claim", "the paper says", f"measured, scale {found.about['scale']}"])

@@ -29,7 +29,7 @@ COLUMNS = [*ARM, "epoch", "split", "metric", "value"]
 ROLES = ("dense", "tuned dense", "ticket", "reinit", "tuned reinit", "reinit signs kept", "shuffled", "random mask", "small dense")
 STARTS = ("rewind", "init", "source-trained", "fresh")
 
-# %% ../nbs/10_stats.ipynb #73b5dbaa
+# %% ../nbs/10_stats.ipynb #153b5632
 AT_RATE = r"^(?P<role>.+) at rate (?P<rate>\S+)$"
 
 def tuned(
@@ -39,18 +39,18 @@ def tuned(
     named = frame["role"].str.extract(AT_RATE)
     rows = frame.assign(bare=named["role"].fillna(frame["role"]), rate=named["rate"].fillna(""))
     keys = ["source", "domain", "start", "density", "bare"]
-    ends = rows[rows["split"] == "test"].groupby([*keys, "rate", "seed"])["epoch"].max().reset_index()
+    ends = rows[rows["split"] == "test"].groupby([*keys, "rate", "seed"], dropna=False)["epoch"].max().reset_index()
     seen = rows[(rows["split"] == "validation") & (rows["metric"] == "accuracy")].merge(ends, on=[*keys, "rate", "seed", "epoch"])
-    means = seen.groupby([*keys, "rate"])["value"].agg(["mean", "size"]).reset_index()
+    means = seen.groupby([*keys, "rate"], dropna=False)["value"].agg(["mean", "size"]).reset_index()
     best = []
-    for key, group in means[means["bare"].isin(RATED)].groupby(keys, sort=False):
-        group = group[group["size"] == group["size"].max()]
-        if len(group) > 1: best.append((*key, group.sort_values("mean", ascending=False, kind="stable")["rate"].iloc[0]))
+    for key, group in means[means["bare"].isin(RATED)].groupby(keys, sort=False, dropna=False):
+        whole = group[group["size"] == group["size"].max()]
+        if len(group) > 1: best.append((*key, whole.sort_values("mean", ascending=False, kind="stable")["rate"].iloc[0]))
     chosen = rows.merge(pd.DataFrame(best, columns=[*keys, "rate"]), on=[*keys, "rate"])
     chosen["role"] = "tuned " + chosen["bare"]
     return pd.concat([frame[named["role"].isna()], chosen[list(frame)]], ignore_index=True)
 
-# %% ../nbs/10_stats.ipynb #06722500
+# %% ../nbs/10_stats.ipynb #832db8c1
 def results_of(
     results: Any,  # a results frame, anything with a `.frame`, or a list of these
 ) -> pd.DataFrame:
@@ -62,16 +62,16 @@ def results_of(
     if missing := [c for c in COLUMNS if c not in frame]:
         raise LotteryError(f"the results frame lacks the column {missing[0]!r}: it needs {', '.join(COLUMNS)}")
     if frame.empty: raise LotteryError("the results frame has no rows: wait for the first arm to end")
-    return tuned(frame) if frame["role"].str.contains(" at rate ", regex=False).any() else frame
+    return tuned(frame) if frame["role"].astype(str).str.contains(" at rate ", regex=False).any() else frame
 
-# %% ../nbs/10_stats.ipynb #f263e5b8
+# %% ../nbs/10_stats.ipynb #06093efd
 def kept_rows(
     results: Any,              # results frame, run, or a list of these
     split: str = "test",       # 'train', 'validation' or 'test'
     metric: str = "accuracy",  # 'accuracy' (0..1) or 'loss'
 ) -> pd.DataFrame:
     "One row for each arm: its value at the kept epoch; refuses repeated arms and values that are no numbers."
-    frame = results_of(results)
+    frame = results_of(results)[COLUMNS]
     check_choice(split, tuple(frame["split"].unique()), "split")
     check_choice(metric, tuple(frame["metric"].unique()), "metric")
     epochs = frame[frame["split"] == "test"].groupby(ARM, dropna=False)["epoch"].max().rename("kept")

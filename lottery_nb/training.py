@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'QUIRKS', 'FROZEN_NORM', 'SLOTS', 'ENGINE', 'NOTHING', 'LAYOUTS', 'STACK',
            'SMALL_STEP', 'ROOM', 'MOST_THREADS', 'Recipe', 'lr_factor', 'Arm', 'Trained', 'check_arms',
-           'steps_per_epoch', 'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'Stack',
-           'Trainer', 'recalibrated', 'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record', 'Member',
-           'identity', 'in_stack', 'Saved', 'Recall', 'check_layout', 'bucket', 'free_memory', 'memory_of', 'arrange',
-           'train', 'finish']
+           'steps_per_epoch', 'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'stackable',
+           'Stack', 'Trainer', 'recalibrated', 'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record',
+           'Member', 'identity', 'in_stack', 'Saved', 'Recall', 'check_layout', 'bucket', 'free_memory', 'memory_of',
+           'arrange', 'train', 'finish']
 
 # %% ../nbs/06_training.ipynb #c038dbf6
 import itertools, math, os, time
@@ -58,7 +58,7 @@ class Recipe:
 
     def __post_init__(self): _check_recipe(self)
 
-# %% ../nbs/06_training.ipynb #d8da703a
+# %% ../nbs/06_training.ipynb #e5db3543
 QUIRKS = {"rebuilt optimizer": "the momentum is forgotten at the start of each epoch (sgd only)",
           "evaluation mode": "the second half of each epoch is trained in evaluation mode: batch norm uses its running statistics and does not update them, and nothing is dropped"}
 "Mistakes in the published scripts of Mehta (2019). None is made unless a recipe names it."
@@ -67,6 +67,7 @@ def _check_recipe(r: Recipe) -> None:
     for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("keep", ("best accuracy", "best loss", "last"))):
         check_choice(getattr(r, name), choices, f"Recipe.{name}")
     for a in r.augment: check_choice(a, AUGMENTATIONS, "Recipe.augment")
+    if not isinstance(r.quirks, (tuple, list)): raise LotteryError(f"Recipe.quirks={r.quirks!r}: give a tuple of names, or ()")
     for quirk in r.quirks: check_choice(quirk, tuple(QUIRKS), "Recipe.quirks")
     if "rebuilt optimizer" in r.quirks and r.optimizer != "sgd": raise LotteryError(f"Recipe.quirks holds 'rebuilt optimizer' with {r.optimizer}: only the momentum of sgd can be forgotten")
     check_number(r.lr, "Recipe.lr", above=True)
@@ -211,7 +212,7 @@ def still_norms(
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     return [m for n, m in norms.items() if all(f"{n}.{p}" in arm.frozen for p, _ in m.named_parameters())]
 
-# %% ../nbs/06_training.ipynb #cc0ee5bc
+# %% ../nbs/06_training.ipynb #63b6f3b6
 def precision_of(
     arm: Arm,
     device: torch.device,
@@ -228,6 +229,8 @@ def has_kernels(
 ) -> bool:
     "Whether the network has convolution kernels."
     return any(w.ndim >= least for w in arm.start.weights.values())
+
+def stackable(arm: Arm) -> bool: "Whether arms of its network may share a forward pass."; return _habits(arm).stacks
 
 def _wanders(arm: Arm) -> bool:
     "Whether a network of the user's draws random numbers of its own, from torch's one global state."
@@ -320,7 +323,7 @@ def recalibrated(
     for index in torch.arange(n, device=device).chunk(-(-n // 250)): t.forward(t.inputs(t.domain.train, index))
     return replace(arm.start, buffers=t.snapshot().buffers)
 
-# %% ../nbs/06_training.ipynb #5834dcc4
+# %% ../nbs/06_training.ipynb #f1e8f75b
 def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
     "Train up to step `last` (the epoch's end, or a capture), yielding ticks and adding losses and hits to `sums` [arms, 2], step by step so that stops on the way change no bit."
     epoch, seeds, split = t.step // t.per_epoch, list(dict.fromkeys(a.seed for a in t.arms)), t.domain.train
@@ -329,7 +332,7 @@ def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
     drawn = [epoch_draws(n, seed, epoch, t.recipe.augment) for seed in seeds] if t.recipe.augment else [{}]
     draws = {k: torch.stack([d[k] for d in drawn]).to(t.device) for k in drawn[0]}
     rows = torch.tensor([seeds.index(a.seed) for a in t.arms], device=t.device)
-    turn = t.per_epoch // 2 if "evaluation mode" in t.recipe.quirks else t.per_epoch
+    turn = -(-t.per_epoch // 2) if "evaluation mode" in t.recipe.quirks else t.per_epoch
     t.model.train(t.step % t.per_epoch < turn)
     for m in t.still: m.eval()
     clock = time.monotonic()

@@ -21,7 +21,7 @@ from .rewinding import CONTROLS, RATED, TRAINED, Beginning, Snapshot, at_rate, f
 from .tickets import Ticket, check_rates
 from .training import FROZEN_NORM, NOTHING, Arm, Recall, Recipe, Trained, total_steps, train
 
-# %% ../nbs/08_transfer.ipynb #6c874c40
+# %% ../nbs/08_transfer.ipynb #347288bc
 START_POINTS = ("rewind", TRAINED, "fresh")
 BODIES = ("fine-tune", "frozen")
 TRANSFER_HEADS = ("new", "mlp", "reuse", "source size")
@@ -35,7 +35,7 @@ class TransferPlan:
     start: tuple = (TRAINED, "rewind", "fresh")
     body: str = "fine-tune"                  # or 'frozen': only the head is trained
     norm: str = "kept"                       # batch-norm statistics of a frozen body: 'kept', 'recalibrated' on the target, or 'updated'
-    head: str = "new"                        # a new one; 'mlp': a new 2-layer head; 'reuse': the source's (same class count); 'source size': a new one with as many outputs as the source's
+    head: str = "new"                        # a new one; 'mlp': a new 2-layer head; 'reuse': the source's (same class count); 'source size': a new one with as many outputs as the source's where that is more
     controls: tuple = ("dense", "shuffled", "random mask")
     recipe: Recipe | None = None             # None: the recipe that found the tickets
     normalise: str = "target"                # pixels by the target's own mean and deviation, or by the 'source''s
@@ -59,7 +59,7 @@ class TransferPlan:
         "The tickets' sources, as one string."
         return ", ".join(dict.fromkeys(t.source for t in self.tickets))
 
-# %% ../nbs/08_transfer.ipynb #5fc96439
+# %% ../nbs/08_transfer.ipynb #2ed0351c
 def _check_transfer(p: TransferPlan) -> None:
     "What can be checked without loading data."
     several = lambda x: (x,) if isinstance(x, (str, Domain, Ticket)) else tuple(x)
@@ -72,7 +72,7 @@ def _check_transfer(p: TransferPlan) -> None:
     for s in p.start: check_choice(s, START_POINTS, "TransferPlan.start")
     for c in p.controls: CONTROLS[c]
     if not isinstance(p.recipe, (Recipe, type(None))): raise LotteryError(f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets")
-    for how in {p.recipe} if p.recipe else {t.recipe for t in p.tickets}: object.__setattr__(p, "rates", check_rates(p.rates, how.lr, "TransferPlan.rates"))
+    for how in [p.recipe] if p.recipe else [t.recipe for t in p.tickets]: object.__setattr__(p, "rates", check_rates(p.rates, how.lr, "TransferPlan.rates"))
     check_choice(p.body, BODIES, "TransferPlan.body")
     check_choice(p.norm, FROZEN_NORM, "TransferPlan.norm")
     check_choice(p.head, TRANSFER_HEADS, "TransferPlan.head")
@@ -147,7 +147,7 @@ def _labels(things: dict[str, str]) -> dict[str, str]:
     names = list(things.values())
     return {key: name if names.count(name) == 1 else f"{name}#{key[:4]}" for key, name in things.items()}
 
-# %% ../nbs/08_transfer.ipynb #88cf14d3
+# %% ../nbs/08_transfer.ipynb #81b0791b
 def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
     "A control with the ticket's head, where it is the same network: only the body tells them apart."
     if c.network != b.network: return c
@@ -164,7 +164,7 @@ def _roles(p: TransferPlan, b: Beginning, start: str, head: frozenset[str]) -> I
 
 def _arm(p: TransferPlan, there: Domain, b: Beginning, tags: dict[str, Any], head: frozenset[str], recipe: Recipe) -> Arm:
     "The arm that trains a beginning, under a name that its tags give."
-    dense = tags["role"].startswith("dense")
+    dense = tags["role"] == "dense" or tags["role"].startswith(at_rate("dense", 1)[:-1])
     tags |= dict(round=0, density=1.0) if dense else {}
     name = "/".join([tags["source"], tags["domain"], tags["role"], tags["start"], *([] if dense else [f"r{tags['round']:02d}"]), f"s{tags['seed']}"])
     still = frozenset(b.start.weights) - head if p.body == "frozen" else frozenset()

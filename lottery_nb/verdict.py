@@ -11,7 +11,7 @@ import pandas as pd
 from .core import LotteryError, check_number
 from .stats import Interval, compare, density_text, in_order, kept_rows, results_of
 
-# %% ../nbs/10_verdict.ipynb #704716f2
+# %% ../nbs/10_verdict.ipynb #d96544f6
 MARGIN = 0.005  # accuracy, half a point (Ma et al. 2021, section 3)
 DENSE_ENOUGH = 0.5  # density from which on a ticket is not sparse to a degree that matters
 PASS, FAIL, OPEN = "pass", "fail", "not enough evidence"
@@ -28,14 +28,14 @@ def beyond(
     margin: float,          # what it has to exceed
 ) -> str:
     "'pass' where the whole interval lies above the margin, 'fail' where it lies below, and else 'not enough evidence'."
-    if difference.single: return OPEN
+    if difference.single or difference.half < 1e-9: return OPEN  # differences without scatter have nothing to be judged by (`stats.verdict`)
     return PASS if difference.low > margin else FAIL if difference.high <= margin else OPEN
 
-# %% ../nbs/10_verdict.ipynb #16f9a06a
-def _trained(frame: pd.DataFrame, domain: str, density: float, floor: float) -> tuple[str, str]:
+# %% ../nbs/10_verdict.ipynb #0a9bff24
+def _trained(frame: pd.DataFrame, source: str, domain: str, density: float, floor: float) -> tuple[str, str]:
     "Condition 1: sparse to a degree that matters, beside a dense network that learned."
     if density >= DENSE_ENOUGH: return FAIL, f"{density_text(density)} of the weights are kept"
-    seen = frame[(frame["domain"] == domain) & (frame["role"] == "dense")]
+    seen = frame[(frame["source"] == source) & (frame["domain"] == domain) & (frame["role"] == "dense")]
     if seen.empty: return OPEN, "no dense network was trained"
     worst = kept_rows(seen, "validation")["value"].min()
     if not floor: return OPEN, f"the plan states no floor; the dense network reached {100 * worst:.1f} % on validation data"
@@ -57,21 +57,22 @@ def _any_rate(frame: pd.DataFrame, role: str, what: pd.Series, margin: float) ->
     if best in set(frame["role"]) and (found := _against(frame, best, what, margin))[1] != f"no {best} was trained at this density": return found
     return (OPEN, f"{how[1]}, at one learning rate only") if how[0] == PASS else how
 
-# %% ../nbs/10_verdict.ipynb #fbf51b0e
+# %% ../nbs/10_verdict.ipynb #b2c91944
 def conditions(
     results: Any,               # a run, or a results frame
-    floor: float | None = None, # validation accuracy that the dense network must reach, 0..1; None: the plan's own
+    floor: float | None = None, # validation accuracy that the dense network must reach, 0..1; None: the plan's own, of several plans the highest
     margin: float = MARGIN,     # accuracy, 0..1
 ) -> pd.DataFrame:
     "The five conditions for each ticket: source, domain, start, density, condition, verdict, evidence; refuses results without tickets."
     frame = results_of(results)
     if "ticket" not in set(frame["role"]): raise LotteryError("these results have no tickets: give a run that trained some")
-    limit = getattr(getattr(results, "plan", None), "floor", 0.0) if floor is None else floor
+    runs = results if isinstance(results, (list, tuple)) else [results]
+    limit = max(getattr(getattr(r, "plan", None), "floor", 0.0) for r in runs) if floor is None else floor
     check_number(limit, "floor", high=1); check_number(margin, "margin", high=1)
     keys, out = ["source", "domain", "start", "density"], []
     for key, _ in in_order(frame[frame["role"] == "ticket"], tuple(keys)).groupby(keys, sort=False):
         what = pd.Series(key, keys)
-        found = (_trained(frame, what["domain"], what["density"], limit), _against(frame, "small dense", what, 0.0), _any_rate(frame, "reinit", what, margin),
+        found = (_trained(frame, what["source"], what["domain"], what["density"], limit), _against(frame, "small dense", what, 0.0), _any_rate(frame, "reinit", what, margin),
                  _against(frame, "dense", what, -margin), _any_rate(frame, "dense", what, -margin))
         out += [(*key, name, *pair) for name, pair in zip(CONDITIONS, found, strict=True)]
     return pd.DataFrame(out, columns=[*keys, "condition", "verdict", "evidence"])

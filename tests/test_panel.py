@@ -117,6 +117,21 @@ def test_a_click_on_a_form_that_is_still_looked_at_counts(tmp_path):
     assert Run(found).plan.recipe.epochs == 1
 
 
+def test_a_click_is_forgotten_where_the_form_or_the_tab_changes_after_it(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, part="[0-4]", rounds=1, seeds=1, controls=())
+    for after in (lambda: setattr(tab.form.fields["epochs"].control, "value", 2), lambda: setattr(bench.bar.place, "value", "watch")):
+        bench.bar.place.value = "find"
+        tab.form.fields["epochs"].control.value = 3
+        tab.go.click()
+        assert tab.wanted
+        after()
+        settle(bench)
+        bench.bar.place.value = "find"
+        settle(bench)
+        assert not tab.wanted and list(tmp_path.iterdir()) == []
+
+
 def test_the_schedule_is_drawn_as_the_slider_moves(tmp_path):
     bench = panel.Workbench(home=tmp_path)
     for rounds in (3, 12):

@@ -1,4 +1,5 @@
 """The two papers at the scale that shows that everything runs, on real data, and what their plans promise."""
+import gzip
 import os
 from dataclasses import replace
 
@@ -11,11 +12,14 @@ from lottery_nb.core import LotteryError
 from lottery_nb.cli import main
 from lottery_nb.distribution_shift import ARMS, arms_of, distribution_shift, pair_table
 from lottery_nb.domains import domain
+from lottery_nb.landmarks import matches_down_to, speed, transition
 from lottery_nb.models import Network
-from lottery_nb.papers import Move, Paper, results_by, run_paper
+from lottery_nb.papers import Move, Paper, check_paper, keep, kept, results_by, run_paper
+from lottery_nb.pruning import geometric
 from lottery_nb.rewinding import fresh
 from lottery_nb.runs import Run
 from lottery_nb.sparse_transfer import STEPS, SWITCHES, TARGETS, sparse_transfer
+from lottery_nb.tickets import FindPlan
 from lottery_nb.training import Arm, Recipe, epoch_order, finish, lr_factor, train
 from lottery_nb.verdict import conditions
 
@@ -103,7 +107,7 @@ def test_evaluation_mode_from_half_of_each_epoch_on():
         done = finish(train([arm], "cpu"))[0]
         counts[quirks] = [int(v) for n, v in done.last.buffers.items() if n.endswith("num_batches_tracked")][0]
     steps = 2 * (len(arm.domain.train.y) // 16)
-    assert counts[()] == steps and counts[("evaluation mode",)] == 2 * (steps // 4)
+    assert counts[()] == steps and counts[("evaluation mode",)] == 2 * -(-steps // 4)
 
 
 def test_a_rebuilt_optimizer_forgets_its_momentum_at_each_epoch():
@@ -143,10 +147,90 @@ def test_the_command_refuses_what_a_paper_does_not_have(capsys):
 
 def test_a_better_rate_can_take_a_ticket_its_win():
     def rows(role, lr, value, density):
-        return [dict(source="d", domain="d", role=role, start="rewind", round=1, density=density, seed=s, epoch=1, split=split, metric="accuracy", value=value + s / 1000) for s in range(4) for split in ("validation", "test")]
+        return [dict(source="d", domain="d", role=role, start="rewind", round=1, density=density, seed=s, epoch=1, split=split, metric="accuracy", value=value + s * len(role) / 10_000) for s in range(4) for split in ("validation", "test")]
     own = rows("dense", 0, 0.80, 1.0) + rows("ticket", 0, 0.82, 0.1) + rows("reinit", 0, 0.75, 0.1)
     higher = rows("dense at rate 0.3", 0, 0.90, 1.0) + rows("reinit at rate 0.3", 0, 0.76, 0.1)
     words = lambda found: conditions(pd.DataFrame(found), 0.5).set_index("condition")["verdict"].to_dict()
     assert words(own)["matches tuned dense"] == words(own)["beats reinit"] == "not enough evidence"
     tried = words(own + higher)
     assert tried["matches dense"] == "pass" and tried["matches tuned dense"] == "fail" and tried["beats reinit"] == "pass"
+
+
+def test_a_paper_that_was_stopped_says_so_and_goes_on(tmp_path, monkeypatch):
+    from lottery_nb import papers
+    quick = Recipe(lr=0.1, epochs=1, batch_size=64)
+    plan = FindPlan("digits[0-4]@200", width=0.2, schedule=geometric(0.5, 2), recipe=quick, seeds=1, controls=())
+    paper = Paper("toy", "smoke", {"f": plan}, {"m": Move("f", ("digits[5-9]@200",), None, {"controls": ()})})
+    real = papers.run
+
+    def stopped(plan, folder, *rest):
+        real(plan, folder, *rest)
+        log = folder / "events.jsonl"
+        lines = log.read_text().splitlines()
+        log.write_text("\n".join(lines[:len(lines) // 2]) + "\n")
+        return Run(folder)
+
+    monkeypatch.setattr(papers, "run", stopped)
+    with pytest.raises(LotteryError, match="f of toy is .*: run the paper again to go on"):
+        run_paper(paper, tmp_path, "cpu", show=False)
+    assert not (tmp_path / "move-m").exists()
+    monkeypatch.setattr(papers, "run", real)
+    assert all(r.status == "done" for r in run_paper(paper, tmp_path, "cpu", show=False).values())
+
+
+def test_names_of_a_paper_stay_in_its_folder(tmp_path):
+    plan = FindPlan("digits[0-4]@200", width=0.2, schedule=geometric(0.5, 1), recipe=Recipe(epochs=1), seeds=1, controls=())
+    with pytest.raises(LotteryError):
+        run_paper(Paper("toy", "smoke", {"../../out": plan}, {}), tmp_path / "a" / "b", "cpu", show=False)
+    assert list(tmp_path.rglob("plan.json")) == []
+
+
+@pytest.mark.parametrize("damage", [lambda j, z: z.write_bytes(z.read_bytes()[:-9]), lambda j, z: z.write_bytes(b""), lambda j, z: j.write_text(j.read_text()[:40]), lambda j, z: j.write_text("{}"),
+                                    lambda j, z: j.write_text("[]"), lambda j, z: z.write_bytes(gzip.compress(b"a,b\n1,2\n")), lambda j, z: z.unlink()])
+def test_damaged_kept_results_are_one_sentence(tmp_path, damage):
+    plan = FindPlan("digits[0-4]@200", width=0.2, schedule=geometric(0.5, 1), recipe=Recipe(epochs=1), seeds=1, controls=())
+    paper = Paper("toy", "smoke", {"f": plan}, {})
+    path = keep(paper, run_paper(paper, tmp_path / "runs", "cpu", show=False), tmp_path)
+    assert len(kept("toy", "smoke", tmp_path)["f"].frame)
+    damage(path, path.with_suffix(".csv.gz"))
+    with pytest.raises(LotteryError, match="toy-smoke") as told:
+        kept("toy", "smoke", tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_network_that_fails_now_is_a_difference(tmp_path, monkeypatch):
+    from lottery_nb import papers
+    quick = Recipe(lr=0.1, epochs=1, batch_size=64)
+    paper = Paper("toy", "smoke", {"f": FindPlan("digits[0-4]@200", width=0.2, schedule=geometric(0.5, 1), recipe=quick, seeds=1, controls=())}, {"m": Move("f", ("digits[5-9]@200",), None, {"start": ("rewind",), "controls": ("dense",)})})
+    keep(paper, run_paper(paper, tmp_path / "runs", "cpu", show=False), tmp_path)
+    found = kept("toy", "smoke", tmp_path)
+    assert set(check_paper(paper, found, 0, "cpu", show=False)["same"]) <= {"to the digit", "within 3 points"}
+    whole = papers.results_by
+    monkeypatch.setattr(papers, "results_by", lambda done: whole(done).query("role != 'ticket' or split != 'test'"))
+    table = check_paper(paper, found, 0, "cpu", show=False)
+    assert set(table[table["role"] == "ticket"]["same"]) == {"no"} and "no" not in set(table[table["role"] == "dense"]["same"])
+
+
+def test_a_yardstick_has_the_start_of_what_is_measured():
+    """Dense networks of two starts: each ticket is held against that of its own."""
+    def rows(role, start, density, values):
+        return [dict(source="a", domain="b", role=role, start=start, round=1, density=density, seed=s, epoch=e, split=split, metric="accuracy", value=v + s / 1000)
+                for s in range(3) for split in ("validation", "test") for e, v in enumerate(values, 1)]
+    frame = pd.DataFrame(rows("dense", "source-trained", 1.0, (0.7, 0.9)) + rows("dense", "rewind", 1.0, (0.3, 0.5)) + rows("ticket", "source-trained", 0.5, (0.8, 0.9)) + rows("ticket", "source-trained", 0.1, (0.5, 0.6)))
+    frame = frame[(frame["split"] == "validation") | (frame["epoch"] == 2)]
+    when = speed(frame).set_index(["role", "start", "density"])
+    assert when.loc[("ticket", "source-trained", 0.5), "mean"] == 2 and when.loc[("ticket", "source-trained", 0.1), "reached"] == 0
+    assert when.loc[("dense", "rewind", 1.0), "mean"] == 2
+    level = 0.9 - 0.5 * 0.8
+    found = transition(frame, 0.1)
+    assert found["text"].item().startswith("below 10 %") and level == 0.5
+
+
+def test_single_runs_and_missing_dense_networks_are_said():
+    def rows(role, density, value, seeds):
+        return [dict(source="a", domain="a", role=role, start="rewind", round=1, density=density, seed=s, epoch=1, split=split, metric="accuracy", value=value + s * density / 1000) for s in range(seeds) for split in ("validation", "test")]
+    frame = pd.DataFrame(rows("dense", 1.0, 0.9, 3) + rows("ticket", 0.5, 0.9, 3) + rows("ticket", 0.2, 0.9, 3) + rows("ticket", 0.1, 0.6, 1))
+    assert matches_down_to(frame)["text"].item() == "20 %"  # one seed at 10 % says nothing, least of all a match
+    with pytest.raises(LotteryError, match="no dense network to reach"):
+        speed(frame[frame["role"] == "ticket"])
+    assert transition(pd.concat([frame, frame[frame["role"] == "ticket"].assign(source="c")]), 0.1)["source"].tolist() == ["a"]
