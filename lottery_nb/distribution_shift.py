@@ -101,7 +101,7 @@ def transfer_costs(
         out.append((*key, d.mean, d.low, d.high, d.n, str(d), verdict(d)))
     return pd.DataFrame(out, columns=["source", "target", "mean", "low", "high", "n", "text", "verdict"])
 
-# %% ../nbs/15_distribution_shift.ipynb #f7d32962
+# %% ../nbs/15_distribution_shift.ipynb #d05fb4d7
 def cost_plot(
     costs: pd.DataFrame,       # as `transfer_costs` gives it
     apart: pd.DataFrame,       # as `stats.divergence` gives it, of the same domains
@@ -115,7 +115,7 @@ def cost_plot(
     fig.add_hline(y=0, line_width=1, line_color="#6E7781")
     fig.update_xaxes(title_text="divergence of the two domains (bits)").update_yaxes(title_text="difference in test accuracy (points)")
     ranks = pd.DataFrame({"x": x, "y": costs["mean"].to_numpy()}).rank().corr().iloc[0, 1] if len(costs) > 2 else np.nan
-    return styled(fig, "What a transfer costs, and how far it goes", f"{what}, mean and 95 % interval over seeds of each pair" + (f"; rank correlation over {len(costs)} pairs {ranks:+.2f}".replace("-", "−") if ranks == ranks else ""))
+    return styled(fig, "What a transfer costs, and how far it goes", f"{what},<br>mean and 95 % interval over seeds of each pair" + (f"; rank correlation over {len(costs)} pairs {ranks:+.2f}".replace("-", "−") if ranks == ranks else "")).update_layout(margin_t=104)
 
 # %% ../nbs/15_distribution_shift.ipynb #abab47bf
 def above_dense(

@@ -22,7 +22,7 @@ from .stats import ARM, COLUMNS
 from .tickets import FindPlan, Ticket
 from .transfer import TransferPlan
 
-# %% ../nbs/13_papers.ipynb #6006eb7b
+# %% ../nbs/13_papers.ipynb #102b2cae
 SCALES = ("smoke", "cpu", "full")
 
 @data
@@ -44,6 +44,7 @@ class Paper:
 
     def __post_init__(self) -> None:
         check_choice(self.scale, SCALES, "Paper.scale")
+        for folder in (*(f"find-{n}" for n in self.finds), *(f"move-{n}" for n in self.moves)): safe_child(".", folder)
         for name, move in self.moves.items():
             if name in self.finds: raise LotteryError(f"{name!r} is a search and a move of the paper: give each a name of its own")
             if move.find not in self.finds: raise LotteryError(f"move {name!r} carries tickets of {move.find!r}, which the paper does not search for: name one of {', '.join(self.finds)}")

@@ -120,7 +120,7 @@ def sparse_transfer(
     note = f"with {network} in place of {s['network']}: {s['note']}" if another else s["note"]
     return switched(Paper(f"sparse-transfer-{network}" if another else "sparse-transfer", scale, finds, moves, note), *switches)
 
-# %% ../nbs/14_sparse_transfer.ipynb #83c470ed
+# %% ../nbs/14_sparse_transfer.ipynb #a0004204
 AS_IT_IS = "as it is"
 
 def switch_study(
@@ -135,7 +135,7 @@ def switch_study(
         move = paper.moves["fine-tune all"]
         finds[name] = replace(paper.finds["iterative"], controls=(), rates=())
         starts = tuple(s for s in (TRAINED, "rewind") if s in move.how["start"])
-        moves[f"{name}: moved"] = Move(name, move.targets, (finds[name].schedule.rounds,), {**move.how, "start": starts, "controls": ("dense",), "rates": ()})
+        moves[f"{name}, moved"] = Move(name, move.targets, (finds[name].schedule.rounds,), {**move.how, "start": starts, "controls": ("dense",), "rates": ()})
     note = _sizes(scale)["note"] + (f"; without {', '.join(left)}, which {_sizes(scale)['network']} cannot take" if left else "")
     return Paper("sparse-transfer-switches", scale, finds, moves, note)
 
@@ -145,8 +145,8 @@ def switch_table(
 ) -> pd.DataFrame:
     "For each switch and target: dense, the sparsest ticket, their paired difference with its verdict, and by how much the ticket differs from the ticket of the plan as it is, paired by seed."
     out, own = [], dict[str, pd.Series]()
-    for name in (n.removesuffix(": moved") for n in found.about["runs"] if n.endswith(": moved")):
-        part = found[f"{name}: moved"].frame
+    for name in (n.removesuffix(", moved") for n in found.about["runs"] if n.endswith(", moved")):
+        part = found[f"{name}, moved"].frame
         gaps, rows = compare(part, "ticket", "dense"), kept_rows(part)
         for target in dict.fromkeys(part["domain"]):
             gap = gaps[(gaps["domain"] == target) & (gaps["start"] == start)]
