@@ -19,10 +19,10 @@ from plotly.subplots import make_subplots
 from .core import LotteryError, check_choice
 from .stats import compare, density_text, in_order, interval, results_of, seeds_text, summary
 
-# %% ../nbs/11_plots.ipynb #fbbf6292
+# %% ../nbs/11_plots.ipynb #16341208
 COLOURS = {"dense": "#6E7781", "tuned dense": "#24292F", "ticket": "#0072B2", "reinit": "#D55E00", "tuned reinit": "#7F2704", "reinit signs kept": "#E69F00",
            "shuffled": "#CC79A7", "random mask": "#009E73", "small dense": "#56B4E9"}
-SYMBOLS = {"dense": "line-ew", "tuned dense": "line-ew", "ticket": "circle", "reinit": "square", "tuned reinit": "square-cross", "reinit signs kept": "square-open",
+SYMBOLS = {"dense": "line-ew", "tuned dense": "line-ew-open", "ticket": "circle", "reinit": "square", "tuned reinit": "square-cross", "reinit signs kept": "square-open",
            "shuffled": "triangle-up", "random mask": "diamond", "small dense": "x"}
 WHOLE = ("dense", "tuned dense")  # all weights kept: lines along the whole axis
 DASHES = {"rewind": "solid", "init": "longdash", "source-trained": "dash", "fresh": "dot"}

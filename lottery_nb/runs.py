@@ -392,7 +392,7 @@ def _command(folder: Path) -> str:
         with open(folder/"control", "rb") as f: return f.read(80).decode().strip()
     except (OSError, ValueError): return ""
 
-# %% ../nbs/09_runs.ipynb #898613dd
+# %% ../nbs/09_runs.ipynb #6f4ad8f6
 def _sweep(folder: Path) -> None:
     "Remove the temporary files that a killed process left where only the holder of the lock writes."
     for part in ("arms", "tickets", "snapshots"):
@@ -408,18 +408,20 @@ def working(
     lock, stop, heart = FileLock(folder/"lock"), threading.Event(), folder/"heartbeat"
     try: lock.acquire(timeout=0)
     except Timeout: raise LotteryError(f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+    def touch() -> None:
+        with suppress(OSError): heart.write_text(str(os.getpid()))
     def beat() -> None:
-        while not stop.is_set():
-            with suppress(OSError): heart.write_text(str(os.getpid()))
-            stop.wait(HEARTBEAT)
+        while not stop.wait(HEARTBEAT): touch()
     thread = threading.Thread(target=beat, daemon=True)
     try:
         with suppress(OSError): (folder/"control").unlink(missing_ok=True)
         _sweep(folder)
+        touch()  # before the log can say that it runs
         thread.start()
         yield
     finally:
-        stop.set(); thread.join()
+        stop.set()
+        if thread.is_alive(): thread.join()
         with suppress(OSError): heart.unlink(missing_ok=True)
         lock.release()
 

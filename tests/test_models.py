@@ -16,6 +16,7 @@ from lottery_nb.models import (HEADS, NETWORKS, MLPHead, Network, head_of, head_
 
 ALL = sorted(NETWORKS)
 PICTURES = [name for name in ALL if name != "text-cnn"]
+BODIES = [name for name in ALL if name != "logistic-regression"]  # which is a head alone
 
 
 def small(name, **changes):
@@ -133,7 +134,7 @@ def test_every_weight_gets_a_gradient(name):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(PICTURES), st.tuples(st.integers(1, 4), st.integers(8, 33), st.integers(8, 33)), st.integers(2, 12), st.floats(0.005, 0.1), st.sampled_from(HEADS))
+@given(st.sampled_from([name for name in PICTURES if name in BODIES]), st.tuples(st.integers(1, 4), st.integers(8, 33), st.integers(8, 33)), st.integers(2, 12), st.floats(0.005, 0.1), st.sampled_from(HEADS))
 def test_adapts_to_any_picture(name, shape, n_classes, width, head):
     network = Network(name, shape, n_classes, width, head)
     model = network.build(0)
@@ -156,7 +157,7 @@ def test_building_leaves_the_global_random_state_and_ignores_it():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", BODIES)
 def test_one_seed_gives_one_body_whatever_the_head(name):
     body = {k: v for k, v in small(name).build(2).state_dict().items() if not k.startswith("head")}
     assert len(body) > 2

@@ -106,7 +106,7 @@ def agree(arms, tolerance=1e-10, together=None, groups=None):
 # --- every network, optimizer and schedule ---
 
 def test_every_network_is_named_here():
-    assert set(WIDTHS) == set(NETWORKS)
+    assert set(WIDTHS) == set(NETWORKS) - {"logistic-regression"}  # a head alone: there is nothing to mask
 
 
 @pytest.mark.parametrize("name", WIDTHS)
