@@ -97,7 +97,7 @@ def speed(
         out.append((*key, len(there), len(group), *((some.mean, some.low, some.high) if some else (np.nan,) * 3), text))
     return in_order(pd.DataFrame(out, columns=[*keys, "reached", "n", "mean", "low", "high", "text"]))
 
-# %% ../nbs/12_landmarks.ipynb #83c104e9
+# %% ../nbs/12_landmarks.ipynb #92bafa6c
 def speed_plot(
     results: Any,               # results frame, run, or a list of these
     domain: str | None = None,  # where there are several
@@ -115,7 +115,7 @@ def speed_plot(
         colour, x = COLOURS.get(role, "#333333"), s["density"]
         if len(s) == 1 and s["density"].item() == 1: s, x = pd.concat([s, s]), pd.Series([1.0, here["density"].min()])
         fig.add_scatter(x=x, y=s["mean"], name=label, mode="lines+markers" if role not in ("dense", "tuned dense") else "lines", line=dict(color=colour, dash=DASHES.get(dash, dash), width=2 if role == "ticket" else 1.4),
-                        marker=dict(size=9, symbol=[SYMBOLS.get(role, "star") + ("-open" if a < b else "") for a, b in zip(s["reached"], s["n"], strict=True)], color=colour),
+                        marker=dict(size=9, symbol=[SYMBOLS.get(role, "star").removesuffix("-open") + ("-open" if a < b else "") for a, b in zip(s["reached"], s["n"], strict=True)], color=colour),
                         error_y=dict(array=s["high"] - s["mean"], thickness=1, width=0) if role == "ticket" else None, hovertext=s["text"], hovertemplate=f"<b>{label}</b><br>%{{x:.3p}} kept<br>%{{hovertext}} epochs<extra></extra>")
     fig.update_xaxes(**density_axis(here["density"])).update_yaxes(title_text="epochs to the dense accuracy", range=[0, 1.15 * results_of(results)["epoch"].max()])
     return styled(fig, f"How soon they are as good as dense on {text_of(domain)}", f"first epoch at the dense network's validation accuracy{f' less {100 * short:g} points' if short else ''};<br>{seeds_text(here)}, of those that reach it; open: not all do", 400 + 20*len(fig.data)).update_layout(margin_t=104)
