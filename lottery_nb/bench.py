@@ -401,7 +401,7 @@ def commands(
     shutil.copytree(PACKAGE, folder/"package"/"lottery_nb", ignore=shutil.ignore_patterns("__pycache__"))
     return {name: command(c) for name, c in CONTENDERS.items()}
 
-# %% ../nbs/16_bench.ipynb #9347efbf
+# %% ../nbs/16_bench.ipynb #a650e0f0
 def choices(
     n: int,  # at most
 ) -> list[int]:
@@ -412,6 +412,7 @@ def cores() -> int:
     "CPU cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+# %% ../nbs/16_bench.ipynb #346b3cb6
 class Stand:
     "Where one piece of work stands: its job, its contenders' commands, and every figure so far."
     def __init__(self, piece: Piece, job: dict[str, Any], known: Mapping[str, list[str] | str], tunings: dict[tuple[str, str], dict]):

@@ -10,7 +10,7 @@ __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', '
            'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'add_paper', 'paper_of',
            'check_command', 'paper_command', 'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #df550d2d
+# %% ../nbs/16_cli.ipynb #e5a2ca24
 import argparse, importlib.util, json, subprocess, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -24,7 +24,7 @@ from .rewinding import CONTROLS, RETRAIN, TRAINED
 from .papers import RESULTS, Paper, check_paper, keep, kept, run_paper
 from .sparse_transfer import SWITCHES, sparse_transfer, switch_study
 from .distribution_shift import distribution_shift
-from .runs import Run, run, runs_home
+from .runs import Run, read_plan, run, runs_home
 from .workers import pause, resume, runs, start, stop
 from .bench import WORKS, bench, setup, table
 from .tickets import FindPlan, Ticket
@@ -231,7 +231,7 @@ def demo_command(args: argparse.Namespace) -> int:
     print(f"{out}: report.html to look at, results.csv to work with, tickets/ to build on")
     return 0
 
-# %% ../nbs/16_cli.ipynb #c6cf2fd0
+# %% ../nbs/16_cli.ipynb #e069f907
 def add_run(
     parser: argparse.ArgumentParser,
 ) -> None:
@@ -241,7 +241,6 @@ def add_run(
 
 def run_command(args: argparse.Namespace) -> int:
     "Run the plan in a folder, or take it up again."
-    from lottery_nb.runs import read_plan
     plan, folder = read_plan(args.plan), args.out or args.plan
     if not args.background: return tell(run(plan, folder, args.device, not args.quiet, args.layout))
     return stands(start(plan, folder, args.device, args.layout))
@@ -254,6 +253,7 @@ def stands(found: Run) -> int:
     print(f"it failed: {failed.reason}", file=sys.stderr)
     return 1
 
+# %% ../nbs/16_cli.ipynb #29ae65b6
 def resume_command(args: argparse.Namespace) -> int: "Take up a run in the background."; return stands(resume(args.run))
 
 def stop_command(args: argparse.Namespace) -> int: "Stop a run."; print(stop(args.run)); return 0

@@ -349,7 +349,7 @@ class EpochDone(Event):
     validation_accuracy: float   # 0..1
     seconds: float               # that this epoch took, evaluation included
 
-# %% ../nbs/00_core.ipynb #b46dbc7e
+# %% ../nbs/00_core.ipynb #a16f04e1
 @event
 class ArmDone(Event):
     "An arm is trained; test data was read once, for its kept epoch."
@@ -372,6 +372,7 @@ class ArmFailed(Event):
     epoch: int
     step: int
     reason: str           # one sentence
+    made: Any = dataclasses.field(default=None, repr=False, compare=False)  # as of ArmDone: a training that failed is not repeated either
 
 # %% ../nbs/00_core.ipynb #5ab628ee
 @event

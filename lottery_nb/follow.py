@@ -163,7 +163,7 @@ def told(
     if isinstance(e, RunFailed): return f"failed: {e.reason}"
     return {"RunPaused": "paused", "RunResumed": "goes on", "RunStopped": "stopped"}.get(type(e).__name__, "")
 
-# %% ../nbs/12_follow.ipynb #98e34b64
+# %% ../nbs/12_follow.ipynb #7a0ba599
 def rises(
     f: Follower,
     domain: str | None = None,   # only arms on this domain
@@ -195,6 +195,7 @@ def _done_accuracy(f: Follower) -> go.Figure:
     if len(fig.data): fig.layout.title.subtitle.text += "; dots: epochs of what trains now, on validation data"
     return fig
 
+# %% ../nbs/12_follow.ipynb #f1fc2872
 def reach_to(
     fig: go.Figure,    # changed in place
     axis: dict,        # from `density_axis`

@@ -118,12 +118,13 @@ def alike(
     shape = lambda c: [(props.get("type"), props.get("name"), props.get("legendgroup"), props.keys(), {(p, type(v)) for p, v in arrays.items()}) for props, arrays in c["traces"]]
     return all(old[k] == new[k] for k in ("title", "subtitle", "group", "height", "wide", "label")) and shape(old) == shape(new)
 
-# %% ../nbs/12_live.ipynb #f5bf864c
+# %% ../nbs/12_live.ipynb #a9121e12
 @cache
 def packed_plotly() -> bytes:
     "plotly.js, gzipped; unpacked in the page, once."
     return gzip.compress(get_plotlyjs().encode(), 9, mtime=0)
 
+# %% ../nbs/12_live.ipynb #1a230f98
 class Live(anywidget.AnyWidget):
     "All charts of a panel. `show` says what they look like now, `flush` sends what is new."
     _esm = (files("lottery_nb")/"static"/"live.js").read_text(encoding="utf-8")

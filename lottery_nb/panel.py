@@ -130,7 +130,7 @@ def find_fields() -> dict[str, dict[str, Field]]:
         "Training": training_fields(v), "More about training": more_training_fields(v), "Pruning": pruning_fields(v), "More about pruning": more_pruning_fields(v), "Rewinding and repeats": repeat_fields(v),
         "Machine": {"device": Field(pick("Device", devices(), "auto"), "where the worker process trains")}}
 
-# %% ../nbs/12_panel.ipynb #5a869342
+# %% ../nbs/12_panel.ipynb #b23e6de5
 def training_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "How each network is trained."
     return {"optimizer": Field(pick("Optimizer", OPTIMIZERS, v["optimizer"]), "with the rules of torch.optim"),
@@ -148,6 +148,7 @@ def more_training_fields(v: Mapping[str, Any]) -> dict[str, Field]:
             "keep": Field(pick("Epoch kept", ("best accuracy", "best loss", "last"), v["keep"]), "chosen on validation data"),
             "patience": Field(w.IntText(v["patience"], description="Patience"), "stop after so many epochs without a better one; 0: never")}
 
+# %% ../nbs/12_panel.ipynb #47b85547
 def pruning_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "How much is pruned, and when."
     return {"kind": Field(pick("Schedule", KINDS, v["kind"]), "how density falls from round to round"),
@@ -428,7 +429,7 @@ def _run(tab: FindTab) -> None:
     values = tab.form.values
     tab.bench.launch(find_plan(values), values["device"])
 
-# %% ../nbs/12_panel.ipynb #cb965e8c
+# %% ../nbs/12_panel.ipynb #9e88911f
 class Easel:
     "Draws charts of a tab when they are stale, each at its own pace."
     def __init__(self,
@@ -452,6 +453,7 @@ class Easel:
             self.bench.live.show(name, fig, self.group, **looks | {"height": height(self.bench.follower) if callable(height) else height})
             self.after[name] = time.monotonic() + 4 * (time.monotonic() - clock)
 
+# %% ../nbs/12_panel.ipynb #f16c6942
 class WatchTab:
     "The run that is followed: curves, densities, mask, what was said."
     def __init__(self, bench: "Workbench"):
@@ -652,7 +654,7 @@ class CompareTab:
         "Show a cell for each chosen run that does what it did."
         self.out.value = "".join(f'<pre class="lottery-code" tabindex="0" aria-label="Python cell">{escape(cell_of(r.path))}</pre>' for r in self.chosen) or "<p>Choose a run first.</p>"
 
-# %% ../nbs/12_panel.ipynb #27a0b024
+# %% ../nbs/12_panel.ipynb #60da9e8a
 def side_by_side(
     chosen: Sequence[Run],
     metric: str,               # 'accuracy' or 'loss'
@@ -672,6 +674,7 @@ def _verdict(run: Run) -> str:
 
 def _scroll(table: pd.DataFrame) -> str: return f'<div class="lottery-scroll" tabindex="0">{html_table(table)}</div>'
 
+# %% ../nbs/12_panel.ipynb #03e10358
 def results_csv(
     chosen: Sequence[Run],
 ) -> str:
@@ -788,7 +791,7 @@ def _act(b: Workbench, what: str) -> None:
     b.jobs.begin("act", command, lambda _: None, b.say)
     b.wake()
 
-# %% ../nbs/12_panel.ipynb #cbd8b727
+# %% ../nbs/12_panel.ipynb #23b1bab1
 def _tick(b: Workbench) -> int:
     "Look once: finish jobs, read the log, tell and draw what has changed; returns the bytes that were sent."
     with b.lock:
@@ -827,6 +830,7 @@ def _offer_runs(b: Workbench, table: pd.DataFrame) -> None:
         which.options = options
         which.value = value
 
+# %% ../nbs/12_panel.ipynb #331147ce
 def _tell_trouble(b: Workbench) -> None:
     "Show why a run failed, or that its process is gone; what was said of an earlier state goes."
     f = b.follower

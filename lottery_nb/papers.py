@@ -85,7 +85,7 @@ def results_by(
     "All results in one frame, with a column `run`."
     return pd.concat([r.frame.assign(run=name) for name, r in done.items()], ignore_index=True)
 
-# %% ../nbs/13_papers.ipynb #332d1ded
+# %% ../nbs/13_papers.ipynb #73d83892
 RESULTS = Path(inspect.getfile(LotteryError)).parents[1]/"papers"/"results"  # in a checkout of the repository
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Kept:
         info = self.about["runs"][name]
         return SimpleNamespace(frame=self.frame[self.frame["run"] == name].drop(columns="run"), plan=SimpleNamespace(floor=info["floor"]), info=info, note=self.about["note"], scale=self.about["scale"])
 
+# %% ../nbs/13_papers.ipynb #30cdae6c
 def keep(
     paper: Paper,
     done: Mapping[str, Run],      # as `run_paper` gives them, all done
@@ -146,7 +147,7 @@ def stamped(
     more = 17 * len(lines)
     return fig.update_layout(margin_t=(fig.layout.margin.t or 84) + more, height=(fig.layout.height or 440) + more)
 
-# %% ../nbs/13_papers.ipynb #14e49f18
+# %% ../nbs/13_papers.ipynb #e650517d
 APART = 0.03  # accuracy, 0..1, by which a training that was repeated elsewhere may differ
 
 def sampled(
@@ -164,6 +165,7 @@ def sampled(
     short = replace(plan, seeds=(plan.seeds[draw.integers(len(plan.seeds))],), schedule=rounds)
     return move.find, short, name, replace(move, rounds=(first,), targets=(move.targets[draw.integers(len(move.targets))],))
 
+# %% ../nbs/13_papers.ipynb #cea21f98
 def check_paper(
     paper: Paper,
     against: Kept,

@@ -432,7 +432,7 @@ def _key(e: Event) -> tuple | None:
     if isinstance(e, Layout): return ("Layout", json.dumps(e.groups))
     return (type(e).__name__, getattr(e, "arm", getattr(e, "ticket", getattr(e, "round", None))), getattr(e, "epoch", None))
 
-# %% ../nbs/09_runs.ipynb #b838691c
+# %% ../nbs/09_runs.ipynb #76ff5e50
 class Writer:
     "Writes a run's events, tickets, states and results."
     def __init__(self,
@@ -451,7 +451,7 @@ class Writer:
         if isinstance(e, TicketFound): self._ticket(e)
         if isinstance(e, ArmStarted): self.told[e.arm] = (e.identity, [])
         if (arm := getattr(e, "arm", None)) in self.told: self.told[arm][1].append(e)
-        if isinstance(e, ArmDone): self._result(e)
+        if isinstance(e, (ArmDone, ArmFailed)): self._result(e)
         if _key(e) is None or _key(e) not in self.seen: self.log.write(e)
         self.seen.add(_key(e))
         if isinstance(e, ArmStarted):
@@ -466,7 +466,7 @@ class Writer:
             for snapshot in e.made.snapshots.values(): safe_child(store, f"{snapshot.fingerprint}.safetensors").unlink(missing_ok=True)
         e.made.save(file, store=store)
 
-    def _result(self, e: ArmDone) -> None:
+    def _result(self, e: ArmDone | ArmFailed) -> None:
         identity, told = self.told[e.arm]
         if identity and e.made: self._try(e.arm, lambda: write_arms(safe_child(self.arms.folder, f"{identity}.safetensors"), {identity: replace(e.made, told=tuple(told))}))
 

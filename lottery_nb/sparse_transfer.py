@@ -40,7 +40,7 @@ def _sizes(scale: str) -> dict:
     sizes: dict[str, dict] = {"smoke": small, "cpu": middle, "full": full}
     return sizes[scale]
 
-# %% ../nbs/14_sparse_transfer.ipynb #5e8aff37
+# %% ../nbs/14_sparse_transfer.ipynb #fab8e8f1
 def _finds(paper: Paper, change: Callable[[FindPlan], FindPlan]) -> Paper:
     "The paper with its searches of tickets changed; baselines stay."
     return replace(paper, finds={n: change(p) if n in {m.find for m in paper.moves.values()} else p for n, p in paper.finds.items()})
@@ -63,6 +63,7 @@ def _evaluating(paper: Paper) -> Paper:
         if isinstance(plan.network, str): _weights(plan, nn.BatchNorm2d)
     return _quirk("evaluation mode")(paper)
 
+# %% ../nbs/14_sparse_transfer.ipynb #03116b1a
 SWITCHES: dict[str, tuple[str, Callable[[Paper], Paper]]] = {
     "rounds go on": ("the weights are not rewound between rounds; each round trains on", lambda paper: _finds(paper, lambda p: replace(p, retrain="learning-rate rewinding"))),
     "norms pruned": ("scales of batch norm are ranked and pruned with the weights", lambda paper: _finds(paper, _norms)),

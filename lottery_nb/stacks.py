@@ -98,7 +98,7 @@ def _dropout(channels: bool) -> Callable:
 DROPOUTS = {F.dropout: _dropout(False), F.dropout1d: _dropout(True), F.dropout2d: _dropout(True), F.dropout3d: _dropout(True)}
 "Dropout function -> what it is for a stack, and for one arm."
 
-# %% ../nbs/06_stacks.ipynb #70ab7243
+# %% ../nbs/06_stacks.ipynb #5ac7aae4
 @dataclass(frozen=True)
 class Habits:
     "What a network does when it runs."
@@ -117,6 +117,7 @@ def habits(
     if network not in _KNOWN: _KNOWN[network] = _tried(network, x.cpu().double() if x.is_floating_point() else x.cpu())
     return _KNOWN[network]
 
+# %% ../nbs/06_stacks.ipynb #a13d69fc
 def _tried(network: Network, x: Tensor) -> Habits:
     nets, kept = [network.build(k).double().train() for k in range(2)], {}
     def keep(t: Tensor) -> Tensor: kept[t.data_ptr()] = t.numel() * (4 if t.is_floating_point() else t.element_size()); return t

@@ -516,7 +516,7 @@ class Recall:
 
 NOTHING = Recall()
 
-# %% ../nbs/06_training.ipynb #9537c9d0
+# %% ../nbs/06_training.ipynb #8aec6213
 def _result(m: Member, t: Trainer | None = None, k: int = 0) -> Trained:
     "What an arm gave; with the trainer, where it stood at the end too."
     if m.record.failed: return Trained(m.arm, failed=m.record.failed)
@@ -532,7 +532,7 @@ def _tested(members: list[Member], device: torch.device, template: nn.Module) ->
 
 def _ended(m: Member) -> Event:
     "The event of an arm's end."
-    if m.record.failed: return ArmFailed(m.arm.name, -(-m.record.ended // steps_per_epoch(m.arm.domain, m.arm.recipe)), m.record.ended, m.record.failed)
+    if m.record.failed: return ArmFailed(m.arm.name, -(-m.record.ended // steps_per_epoch(m.arm.domain, m.arm.recipe)), m.record.ended, m.record.failed, Saved(m.record))
     return ArmDone(m.arm.name, m.record.epoch, m.metrics, m.record.seconds, Saved(m.record, None, m.metrics))
 
 # %% ../nbs/06_training.ipynb #5bbda7f9
@@ -628,7 +628,7 @@ def memory_of(
     single = 4 * weights * (3 + len(SLOTS[arm.recipe.optimizer])) + 2 * seen.saved * batch
     return single * (2 if arm.recipe.precision == "fp64" else 1)
 
-# %% ../nbs/06_training.ipynb #08c2c2a0
+# %% ../nbs/06_training.ipynb #984f6ec7
 def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> int:
     "How many arms of one bucket share their steps at most."
     first = arms[0]
@@ -641,6 +641,7 @@ def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, co
     turns = -(-len(arms) // (cores * STACK))  # as many stacks for each core, so that none waits for the others
     return 1 if has_kernels(first) else min(-(-len(arms) // (cores * turns)), fit)
 
+# %% ../nbs/06_training.ipynb #85121de6
 def arrange(
     arms: Sequence[Arm],
     device: torch.device,

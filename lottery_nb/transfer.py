@@ -147,7 +147,7 @@ def _labels(things: dict[str, str]) -> dict[str, str]:
     names = list(things.values())
     return {key: name if names.count(name) == 1 else f"{name}#{key[:4]}" for key, name in things.items()}
 
-# %% ../nbs/08_transfer.ipynb #81b0791b
+# %% ../nbs/08_transfer.ipynb #f8d5ea26
 def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
     "A control with the ticket's head, where it is the same network: only the body tells them apart."
     if c.network != b.network: return c
@@ -170,6 +170,7 @@ def _arm(p: TransferPlan, there: Domain, b: Beginning, tags: dict[str, Any], hea
     still = frozenset(b.start.weights) - head if p.body == "frozen" else frozenset()
     return Arm(name, b.network, there, recipe, tags["seed"], b.start, b.mask, still, p.norm, tags=tags, returns_weights=False)
 
+# %% ../nbs/08_transfer.ipynb #ea3e8e07
 def transfer_arms(
     plan: TransferPlan,
 ) -> list[Arm]:

@@ -37,7 +37,7 @@ def _note_failure(folder: Path, reason: str) -> None:
     log.write(RunFailed(reason, traceback.format_exc()))
     log.close()
 
-# %% ../nbs/09_workers.ipynb #f6175904
+# %% ../nbs/09_workers.ipynb #49b8c564
 STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
 
 def start(
@@ -52,6 +52,7 @@ def start(
     if not (folder/"plan.json").exists(): write_plan(plan, folder)
     return resume(folder, device, layout)
 
+# %% ../nbs/09_workers.ipynb #b3a07a2b
 def resume(
     folder: str | Path,      # a run's folder
     device: str = "auto",

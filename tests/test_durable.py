@@ -772,6 +772,18 @@ def test_a_failed_arm_of_a_stack_is_told_once_and_where_it_failed(every_state, t
         assert of("ArmFailed", Run(folder).events) == [failed]
 
 
+def test_a_stack_with_a_failed_arm_is_not_trained_again(tmp_path):
+    p = crowd(network="tiny:explosive", width=1.0, controls=(), recipe=Recipe(lr=0.05, epochs=4, batch_size=32))
+    stream = record(p, tmp_path/"run", "cpu")
+    assert next(e for e in stream if type(e).__name__ == "RoundDone").round == 0
+    stream.close()
+    before = Run(tmp_path/"run").events
+    again = list(record(p, tmp_path/"run", "cpu"))
+    assert of("ArmFailed", before) and of("ArmFailed", Run(tmp_path/"run").events) == of("ArmFailed", before)
+    assert {e.arm for e in of("ArmTaken", again)} == {e.arm for e in of("ArmStarted", before)}  # the failed one too
+    assert Run(tmp_path/"run").status == "done" and not [e for e in again if type(e).__name__ == "Tick" and e.arm.startswith("r00")]
+
+
 def test_what_was_begun_keeps_its_layout_on_other_threads(tmp_path):
     threads = torch.get_num_threads()
     try:
