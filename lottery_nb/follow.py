@@ -163,7 +163,7 @@ def told(
     if isinstance(e, RunFailed): return f"failed: {e.reason}"
     return {"RunPaused": "paused", "RunResumed": "goes on", "RunStopped": "stopped"}.get(type(e).__name__, "")
 
-# %% ../nbs/12_follow.ipynb #7a0ba599
+# %% ../nbs/12_follow.ipynb #6a5abef0
 def rises(
     f: Follower,
     domain: str | None = None,   # only arms on this domain
@@ -189,7 +189,7 @@ def _done_accuracy(f: Follower) -> go.Figure:
     frame, plan = f.frame, f.plan
     split = "test" if (frame["split"] == "test").any() else "validation"
     if len(frame): fig = accuracy_plot(frame, getattr(plan, "floor", None), split=split)
-    else: fig = styled(go.Figure(), "Accuracy against density", "the first network is training: dots are its epochs").update_yaxes(**level_axis("accuracy", split))
+    else: fig = styled(go.Figure(), "Accuracy against density", "the first network is training: dots are its epochs").update_yaxes(**level_axis("accuracy", split), range=[0, 100])
     densities = pd.Series(plan.schedule.densities) if hasattr(plan, "schedule") else frame["density"]
     if len(fig.data) or not len(frame): reach_to(fig, density_axis(densities))
     if len(fig.data): fig.layout.title.subtitle.text += "; dots: epochs of what trains now, on validation data"
@@ -216,7 +216,7 @@ def with_rises(
                         hovertemplate=f"{text_of(role)} in training<br>validation accuracy %{{y:.1f}} %<extra></extra>", cliponaxis=True, showlegend=False, legendgroup=role)
     return fig
 
-# %% ../nbs/12_follow.ipynb #5201b3a9
+# %% ../nbs/12_follow.ipynb #3c3263e4
 SHOWN = 40  # curves in one figure, at most
 
 def live_training(
@@ -233,7 +233,7 @@ def live_training(
         seen.add(role)
     longest = max((c.epochs for _, c in curves), default=1)
     fig.update_xaxes(title_text="epochs completed", range=[0, max([longest, *(c.x[-1] for _, c in curves if c.x)]) * 1.02])
-    fig.update_yaxes(**level_axis("accuracy", "validation"))
+    fig.update_yaxes(**level_axis("accuracy", "validation"), range=None if any(c.x for _, c in curves) else [0, 100])
     now = sum(not c.over for c in f.curves.values())
     about = f"{now} in training on {', '.join(map(text_of, where))}" + (f"; the last {SHOWN} of {len(f.curves)} are drawn" if len(f.curves) > SHOWN else "")
     return styled(fig, "Training curves of what runs now", about if curves else "waits for the first network")
@@ -295,7 +295,7 @@ def _words_figure(kept: np.ndarray, words: tuple[str, ...], heading: str, name: 
     fig.update_yaxes(autorange="reversed", type="category", title_text="word").update_xaxes(title_text="kept weights of the word's vector (%)", range=[0, 100])
     return styled(fig, heading, f"{text_of(name)}: the words that keep most and least")
 
-# %% ../nbs/12_follow.ipynb #4600fe8d
+# %% ../nbs/12_follow.ipynb #24dd39ee
 def awaited(
     title: str,
     what: str,    # that is waited for
@@ -312,7 +312,7 @@ def live_layers(
     if f.tickets:
         fig = layer_density_plot(layers_frame(list(f.tickets.values())))
         rounds = [label.partition("<br>")[0] for label in fig.data[0].x]
-        if len(rounds) > 6: fig.update_traces(texttemplate=None).update_xaxes(tickvals=list(fig.data[0].x), ticktext=rounds, tickangle=0, title_text="round")
+        if len(rounds) > 8: fig.update_traces(texttemplate=None).update_xaxes(tickvals=list(fig.data[0].x), ticktext=rounds, tickangle=0, title_text="round")
         return fig.update_xaxes(tickangle=0, tickfont_size=11)
     return awaited("Density of each layer by round", "waits for the first ticket: the dense networks train first")
 

@@ -237,7 +237,9 @@ def layers_of(
     if frame.empty: raise LotteryError("the layers frame has no rows: wait for the first ticket")
     return frame
 
-# %% ../nbs/11_plots.ipynb #9d8f6031
+# %% ../nbs/11_plots.ipynb #219a373b
+def _percent(density: float) -> str: "Two digits, without the unit."; return density_text(float(f"{density:.2g}")).removesuffix(" %")
+
 def layer_density_plot(
     results: Any,  # a layers frame, or a run that found tickets
 ) -> go.Figure:
@@ -249,15 +251,15 @@ def layer_density_plot(
     floor = kept.where(kept > 0).min().min()
     ticks = np.unique([floor, *(t for t in (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0) if t > floor*1.4)])
     fig = go.Figure(go.Heatmap(
-        z=np.log10(kept.clip(lower=floor)), x=[f"{r}<br>{density_text(overall[r])}" for r in kept.columns],
+        z=np.log10(kept.clip(lower=floor)), x=[f"{r}<br>{_percent(overall[r])}" for r in kept.columns],
         y=[f"{text_of(n.removesuffix('.weight'))} <span style='color:#7A8390'>{size[n]:,}</span>" for n in names],
-        text=kept.map(density_text), texttemplate="%{text}" if kept.shape[1] <= 12 else None, textfont_size=11, colorscale="Cividis", zmin=np.log10(floor), zmax=0, xgap=1, ygap=1,
-        hovertemplate="%{y}<br>round %{x} overall<br>%{text} of this layer kept<extra></extra>",
+        text=kept.map(_percent), customdata=kept.map(density_text), texttemplate="%{text}" if kept.shape[1] <= 12 else None, textfont_size=11, colorscale="Cividis", zmin=np.log10(floor), zmax=0, xgap=1, ygap=1,
+        hovertemplate="%{y}<br>round %{x} % overall<br>%{customdata} of this layer kept<extra></extra>",
         colorbar=dict(title=dict(text="kept", side="top"), tickvals=np.log10(ticks), ticktext=[density_text(t) for t in ticks], thickness=12, outlinewidth=0)))
     fig.update_yaxes(autorange="reversed", ticklabelstandoff=6, automargin=True, title_text="layer and its weights", showgrid=False)
-    fig.update_xaxes(type="category", title_text="round and density of the whole network", showgrid=False)
+    fig.update_xaxes(type="category", title_text="round, and density of the whole network (%)", showgrid=False)
     n = frame["seed"].nunique()
-    return styled(fig, "Density of each layer by round", f"share of the layer's weights kept, {f'mean over {n} seeds' if n > 1 else 'single run'}", 190 + 34*max(3, len(names)))
+    return styled(fig, "Density of each layer by round", f"share of the layer's weights kept (%), {f'mean over {n} seeds' if n > 1 else 'single run'}", 190 + 34*max(3, len(names)))
 
 # %% ../nbs/11_plots.ipynb #ad53dff6
 def transfer_cells(

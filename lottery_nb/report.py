@@ -100,15 +100,16 @@ def recipe_text(
     length = f"{recipe.epochs} epoch{'s'*(recipe.epochs > 1)}" if recipe.steps is None else f"{recipe.steps:,} steps"
     return ", ".join([recipe.optimizer, f"learning rate {recipe.lr:g} ({recipe.schedule})", length, f"batches of {recipe.batch_size}", *rest])
 
-# %% ../nbs/11_report.ipynb #5a90b29f
+# %% ../nbs/11_report.ipynb #e7704009
 # how a field is called and told where its name and its value do not speak for themselves
 TOLD: dict[str, tuple[str, Callable[[Any], str]]] = {
     "schedule": ("sparsity", schedule_text), "recipe": ("training", recipe_text), "tickets": ("tickets", tickets_text), "rewind": ("rewind to", lambda v: "initial weights" if v == "init" else words(v)),
     "floor": ("floor", lambda v: f"{100*v:g} % validation accuracy of the dense network"),
+    "rates": ("further learning rates", words),
     "layer_fractions": ("layers with a rate of their own", lambda v: ", ".join(f"{layer}: {100*share:g} % a round" for layer, share in v.items()))}
 
 # fields that are left out where they have their default
-QUIET = {"width", "score_at", "prunable", "layer_fractions", "floor", "norm", "head", "normalise"}
+QUIET = {"width", "rates", "score_at", "prunable", "layer_fractions", "floor", "norm", "head", "normalise"}
 
 def plan_table(
     plan: Any,  # a plan (a dataclass)

@@ -162,7 +162,7 @@ def test_layers_keep_the_network_order_and_the_mean_over_seeds():
     assert [y.split()[0] for y in heat.y] == ["b", "a"] and np.allclose(heat.z[0], np.log10([1, 0.5, 0.25]))
     empty = LAYERS.assign(layer_density=LAYERS["layer_density"].where(LAYERS["layer"] == "b.weight", 0.0))
     heat = layer_density_plot(empty).data[0]
-    assert np.isfinite(heat.z).all() and heat.text[1][0] == "0 %"
+    assert np.isfinite(heat.z).all() and heat.text[1][0] == "0" and heat.customdata[1][0] == "0 %"
 
 
 @pytest.mark.parametrize("bad, says", [(LAYERS.drop(columns="size"), "lacks the column 'size'"), (LAYERS.iloc[:0], "no rows"), (SimpleNamespace(layers=None), "holds no layers")])

@@ -1,4 +1,4 @@
-"""Take the pictures of the workbench again: a real run in JupyterLab, in Chromium, at two widths and in two themes.
+"""Take the pictures of the workbench again: a real run in JupyterLab, in Chromium, at two widths and in two themes, and a film of it.
 
     python tools/screenshots.py [FOLDER]      default: nbs/images/workbench
 
@@ -35,6 +35,23 @@ def shoot(page, folder, name):
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
             picture.save(folder / f"{name}-{width}-{'dark' if dark else 'light'}.png", optimize=True)
     lab.theme(page, False)
+
+
+def film(page, frames, done):
+    """Take a picture a second until `done()`; the page is at 1280 pixels."""
+    page.set_viewport_size({"width": 1280, "height": WIDTHS[1280]})
+    page.evaluate("() => document.querySelector('.lottery-bench').scrollIntoView()")
+    page.wait_for_timeout(1500)
+    while not done():
+        frames.append(Image.open(io.BytesIO(page.locator(".lottery-bench").first.screenshot())).convert("RGB"))
+        page.wait_for_timeout(1000)
+
+
+def develop(frames, path, most=48):
+    """One animated picture of at most so many frames; the last one stays for four seconds."""
+    chosen = [frames[round(k * (len(frames) - 1) / (most - 1))] for k in range(most)] if len(frames) > most else frames
+    first, *rest = [f.crop((0, 0, *chosen[-1].size)) for f in chosen]
+    first.save(path, save_all=True, append_images=rest, duration=[250] * len(rest) + [4000], loop=0, lossless=True, minimize_size=True)
 
 
 def click(page, text):
@@ -77,12 +94,15 @@ def visit(page, folder):
     lab.until(page, lambda: "examples/s; " in page.locator(".lottery-side").inner_text(), 120)
     shoot(page, folder, "find")
     page.locator(".lottery-bench button", has_text=re.compile(r"^\s*Run$")).first.click()
-    told = page.locator(".lottery-told")
-    lab.until(page, lambda: told.count() and int((re.search(r"(\d+) of", told.inner_text()) or [0, 0])[1]) >= 32, 500)
+    told, frames = page.locator(".lottery-told"), []
+    film(page, frames, lambda: told.count() and int((re.search(r"(\d+) of", told.inner_text()) or [0, 0])[1]) >= 32)
     pause_amid_a_round(page, told)
     shoot(page, folder, "watch")
     click(page, "Resume")
-    lab.until(page, lambda: "done" in told.inner_text(), 500)
+    lab.until(page, lambda: "running" in told.inner_text())
+    film(page, frames, lambda: "done" in told.inner_text())
+    film(page, frames, iter((False, True)).__next__)
+    develop(frames, folder / "watch.webp")
     click(page, "Transfer")
     for target in ("digits+invert", "digits+blur"):
         page.get_by_label(target, exact=True).click()

@@ -153,7 +153,10 @@ async function paint(view, name, state, bytes) {
   shown.node.style.gridColumn = chart.wide ? '1 / -1' : '';
   shown.plot.style.height = `${chart.height}px`;
   shown.plot.setAttribute('aria-label', `${chart.title}: ${chart.label}`);
-  if (shown.node.parentNode !== view.grid) view.grid.append(shown.node);
+  if (shown.node.parentNode !== view.grid) {
+    view.grid.append(shown.node);
+    view.size.observe(shown.plot);
+  }
   const layout = layoutOf(name, chart);
   shown.plot.whole = Object.fromEntries(Object.entries(structuredClone(chart.layout)).filter(([key]) => /^[xy]axis/.test(key)));
   await Plotly.react(shown.plot, chart.data, structuredClone(layout), { displaylogo: false, responsive: true });
@@ -224,7 +227,10 @@ export default () => {
     gone.hidden = !state.gone;
     el.classList.add('lottery-live');
     el.append(gone, note, grid);
-    const view = { el, grid, note, gone, cards: new Map(), dirty: new Set(state.charts.keys()), queued: false, again: false };
+    const size = new ResizeObserver(changes => {
+      for (const { target } of changes) if (target.data && target.offsetParent) plotly().then(Plotly => Plotly.Plots.resize(target)).catch(() => {});  // hidden meanwhile
+    });
+    const view = { el, grid, note, gone, size, cards: new Map(), dirty: new Set(state.charts.keys()), queued: false, again: false };
     views.add(view);
     const all = () => redraw(model, [...state.charts.keys()]);
     const here = () => { if (!document.hidden && !state.gone) model.send({ ask: 'here' }); };
@@ -232,8 +238,6 @@ export default () => {
     const beat = setInterval(here, 20000);
     const theme = new MutationObserver(all);
     theme.observe(document.body, { attributes: true, attributeFilter: ['data-jp-theme-light', 'data-jp-theme-name'] });
-    const size = new ResizeObserver(() => { for (const { plot, node } of view.cards.values()) if (plot.data && !node.hidden) plotly().then(Plotly => Plotly.Plots.resize(plot)); });
-    size.observe(grid);
     document.addEventListener('visibilitychange', back);
     here();
     all();
