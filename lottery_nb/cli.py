@@ -7,11 +7,11 @@ __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', '
            'schedule_from', 'add_find', 'find_command', 'add_transfer', 'tickets_at', 'transfer_command', 'tell',
            'show_command', 'export_command', 'write_csv', 'demo_plan', 'demo_command', 'add_run', 'run_command',
            'stands', 'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command', 'add_bench',
-           'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'add_paper', 'paper_of',
+           'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'serve', 'add_paper', 'paper_of',
            'check_command', 'paper_command', 'make_parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #e5a2ca24
-import argparse, importlib.util, json, subprocess, sys
+# %% ../nbs/16_cli.ipynb #9a7f9d01
+import argparse, importlib.util, json, signal, subprocess, sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -253,8 +253,8 @@ def stands(found: Run) -> int:
     print(f"it failed: {failed.reason}", file=sys.stderr)
     return 1
 
-# %% ../nbs/16_cli.ipynb #29ae65b6
-def resume_command(args: argparse.Namespace) -> int: "Take up a run in the background."; return stands(resume(args.run))
+# %% ../nbs/16_cli.ipynb #85a5e268
+def resume_command(args: argparse.Namespace) -> int: "Take up a run in the background."; return stands(resume(args.run, args.device))
 
 def stop_command(args: argparse.Namespace) -> int: "Stop a run."; print(stop(args.run)); return 0
 
@@ -293,7 +293,7 @@ def bench_command(args: argparse.Namespace) -> int:
     print(table(path).to_string(index=False), path, sep="\n")
     return 0
 
-# %% ../nbs/16_cli.ipynb #acfad0b7
+# %% ../nbs/16_cli.ipynb #57b13bc0
 CELLS = (("markdown", "# The workbench\nRun the cell below; a run that it starts goes on when this page is closed, and the cell run again comes back to it."),
          ("code", "from lottery_nb.panel import Workbench\n\nWorkbench()"))
 
@@ -311,18 +311,28 @@ def workbench_notebook(
 def lab_command(args: argparse.Namespace) -> int:
     "Open JupyterLab on the workbench."
     path = workbench_notebook(args.folder)
-    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={path.parent.resolve()}", f"--LabApp.default_url=/doc/tree/{path.name}", *args.rest])
+    return serve(["-m", "jupyterlab", f"--ServerApp.root_dir={path.parent.resolve()}", f"--LabApp.default_url=/doc/tree/{path.name}", *args.rest])
 
 def app_command(args: argparse.Namespace) -> int:
     "Show the workbench as a page of its own."
     if not importlib.util.find_spec("voila"): raise LotteryError("`lottery app` needs Voilà, which is not installed: pip install 'lottery_nb[app]'")
     path = workbench_notebook(args.folder)
-    return subprocess.call([sys.executable, "-m", "voila", path.name, *args.rest], cwd=path.parent)
+    return serve(["-m", "voila", path.name, *args.rest], path.parent)
+
+def serve(
+    line: list[str],           # what follows `python`
+    folder: str | Path = ".",  # to run it in
+) -> int:
+    "Run a server until it ends, and give its exit status; a request to end this process ends the server."
+    server = subprocess.Popen([sys.executable, *line], cwd=folder)
+    before = signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    try: return server.wait()
+    finally: signal.signal(signal.SIGTERM, before)
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     "Flags of `lottery lab` and `lottery app`."
     parser.add_argument("folder", nargs="?", default=".", help="folder of workbench.ipynb and of lottery-runs (default: this one)")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="what follows goes to the server: --no-browser …")
+    parser.epilog = f"{parser.epilog}; flags that follow go to the server: --no-browser, --port=9999 …"
 
 # %% ../nbs/16_cli.ipynb #6301f077
 PAPERS: dict[str, Callable[[str], Paper]] = {"sparse-transfer": sparse_transfer, "sparse-transfer-switches": switch_study, "distribution-shift": distribution_shift}
@@ -365,8 +375,12 @@ def paper_command(args: argparse.Namespace) -> int:
     if args.keep: print(f"\nkept in {keep(paper, done, args.keep)}")
     return 0
 
-# %% ../nbs/16_cli.ipynb #0e5ffd84
+# %% ../nbs/16_cli.ipynb #383ea9ff
 def _add_folder(parser: argparse.ArgumentParser) -> None: parser.add_argument("run", help="a run's folder")
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    _add_folder(parser)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps …; auto is the one that the run was worked on, where this machine has it (default %(default)s)")
 
 COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
     "find": (add_find, find_command, "find winning tickets", "lottery find --source fashion_mnist --network lenet-300-100 --fraction 0.2 --rounds 10 --epochs 4 --seeds 5 --controls reinit,random-mask"),
@@ -378,7 +392,7 @@ COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
                           p.add_argument("--rounds", default=None, help="only these rounds: 2,4,6 (default: all)")),
                export_command, "copy tickets out of a run, one self-contained file each", "lottery export lottery-runs/find-digits-1a2b3c4d my-tickets --rounds 6"),
     "run": (add_run, run_command, "run a plan.json, here or in the background", "lottery run lottery-runs/find-digits-1a2b3c4d --background"),
-    "resume": (_add_folder, resume_command, "let a paused run go on, or take up one that ended early", "lottery resume lottery-runs/find-digits-1a2b3c4d"),
+    "resume": (_add_resume, resume_command, "let a paused run go on, or take up one that ended early", "lottery resume lottery-runs/find-digits-1a2b3c4d"),
     "stop": (_add_folder, stop_command, "stop a run; it can be taken up again", "lottery stop lottery-runs/find-digits-1a2b3c4d"),
     "pause": (_add_folder, pause_command, "let a run wait", "lottery pause lottery-runs/find-digits-1a2b3c4d"),
     "status": (_add_folder, status_command, "how a run stands, and why it failed", "lottery status lottery-runs/find-digits-1a2b3c4d"),
@@ -394,7 +408,7 @@ COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
 TRAINS = ("find", "transfer", "run", "demo", "paper", "bench")  # commands with --out, --device and --quiet
 OUT = {"demo": "lottery-demo", "paper": "a folder in lottery-runs, named after paper and scale", "bench": "bench/results", "run": "the plan's folder"}
 
-# %% ../nbs/16_cli.ipynb #898bbf11
+# %% ../nbs/16_cli.ipynb #8dc31877
 def make_parser() -> argparse.ArgumentParser:
     "The parser of the `lottery` command."
     parser = argparse.ArgumentParser("lottery", description="Find winning tickets in neural networks, rewind them, transfer them.", epilog="start with: lottery demo")
@@ -415,7 +429,10 @@ def main(
     argv: Sequence[str] | None = None,  # the words after `lottery`; None: from the shell
 ) -> int:
     "Entry point of the `lottery` command; a refusal is one line on standard error and exit status 2."
-    args = make_parser().parse_args(argv)
+    line = list(sys.argv[1:] if argv is None else argv)
+    ours = next((i for i, word in enumerate(line) if line[0] in ("lab", "app") and word.startswith("-") and word not in ("-h", "--help")), len(line))
+    args = make_parser().parse_args(line[:ours])
+    args.rest = [word for word in line[ours:] if word != "--"]
     try: return args.call(args)
     except (LotteryError, OSError) as e: print(f"lottery {args.command}: {e}", file=sys.stderr); return 2
     except KeyboardInterrupt: print(f"lottery {args.command}: stopped", file=sys.stderr); return 130

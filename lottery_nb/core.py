@@ -10,10 +10,10 @@ __all__ = ['T', 'DATA', 'LATER', 'EVENTS', 'LotteryError', 'expect_error', 'Regi
            'ArmFailed', 'TicketFound', 'RoundDone', 'RunDone', 'RunFailed', 'NotSaved', 'RunPaused', 'RunResumed',
            'RunStopped', 'Tick', 'StackState', 'event_from']
 
-# %% ../nbs/00_core.ipynb #1784819a
+# %% ../nbs/00_core.ipynb #cc1b4112
 import dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, re, secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -254,7 +254,7 @@ def canonical(value: Any) -> str:
     "The one JSON text of a value: sorted keys, no spaces, so that equal values have equal texts."
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
-# %% ../nbs/00_core.ipynb #7137acd9
+# %% ../nbs/00_core.ipynb #560cd735
 def write_atomic(
     path: str | Path,      # the file to write; its folder is made
     content: bytes | str,  # all of it
@@ -272,7 +272,15 @@ def write_atomic(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _settle(path.parent)
     return path
+
+def _settle(folder: Path) -> None:
+    "Force a folder's list of files to the disk, where the system knows how: without it a loss of power can undo a rename."
+    with suppress(OSError):
+        entry = os.open(folder, os.O_RDONLY)
+        try: os.fsync(entry)
+        finally: os.close(entry)
 
 # %% ../nbs/00_core.ipynb #eae9e19a
 def safe_child(

@@ -99,7 +99,7 @@ class Kept:
         info = self.about["runs"][name]
         return SimpleNamespace(frame=self.frame[self.frame["run"] == name].drop(columns="run"), plan=SimpleNamespace(floor=info["floor"]), info=info, note=self.about["note"], scale=self.about["scale"])
 
-# %% ../nbs/13_papers.ipynb #30cdae6c
+# %% ../nbs/13_papers.ipynb #3a7d00cc
 def keep(
     paper: Paper,
     done: Mapping[str, Run],      # as `run_paper` gives them, all done
@@ -116,7 +116,7 @@ def keep(
     frame = frame.loc[(frame["metric"] == "accuracy") & (frame["split"] != "train"), ["run", *COLUMNS]]
     path, text = safe_child(folder, f"{paper.name}-{paper.scale}.json"), frame.to_csv(index=False, float_format="%.7g")
     write_atomic(path.with_suffix(".csv.gz"), gzip.compress(text.encode(), mtime=0))
-    return write_atomic(path, json.dumps({"paper": paper.name, "scale": paper.scale, "note": paper.note, "hash": paper.hash, "runs": infos}, indent=1))
+    return write_atomic(path, json.dumps({"paper": paper.name, "scale": paper.scale, "note": paper.note, "hash": paper.hash, "table": fingerprint(text), "runs": infos}, indent=1))
 
 def kept(
     name: str,                    # of the paper
@@ -129,8 +129,9 @@ def kept(
     if not path.exists(): raise LotteryError(f"there are no kept results of {name} at scale {scale} in {path.parent}: run `lottery paper {name} --scale {scale} --keep`")
     try:
         about = json.loads(path.read_text())
-        frame = pd.read_csv(io.BytesIO(gzip.decompress(path.with_suffix(".csv.gz").read_bytes())), keep_default_na=False)
-        if set(about) != {"paper", "scale", "note", "hash", "runs"} or set(frame) != {"run", *COLUMNS} or set(frame["run"]) != set(about["runs"]): raise ValueError("it does not hold what it should")
+        text = gzip.decompress(path.with_suffix(".csv.gz").read_bytes()).decode()
+        frame = pd.read_csv(io.StringIO(text), keep_default_na=False)
+        if set(about) != {"paper", "scale", "note", "hash", "table", "runs"} or about["table"] != fingerprint(text) or set(frame) != {"run", *COLUMNS} or set(frame["run"]) != set(about["runs"]): raise ValueError("it does not hold what it should")
     except (ValueError, EOFError, zlib.error, OSError, TypeError) as e:
         raise LotteryError(f"the kept results {path.name} and {path.stem}.csv.gz are damaged ({type(e).__name__}: {' '.join(str(e).split())[:80]}): use a fresh copy, or run the paper again with --keep") from None
     return Kept(about, frame)

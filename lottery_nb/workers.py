@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['STARTING', 'ENDS', 'work', 'start', 'resume', 'pause', 'stop', 'glance', 'runs']
 
-# %% ../nbs/09_workers.ipynb #362a40f3
-import json, os, subprocess, sys, time, traceback
+# %% ../nbs/09_workers.ipynb #629e8b60
+import json, os, subprocess, sys, time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 from .core import Event, LotteryError, Planned, RunFailed, RunStarted
-from .runs import Log, Run, Tail, beating, check_begun, check_folder, neighbours, plan_text, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
+from .runs import Log, Run, Tail, beating, check_begun, check_folder, failure, neighbours, plan_text, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
 from .training import check_layout
 
-# %% ../nbs/09_workers.ipynb #abf93ff9
+# %% ../nbs/09_workers.ipynb #7b51d154
 def work(
     folder: str | Path,     # a run's folder, with its plan.json
     device: str = "auto",
@@ -24,20 +25,21 @@ def work(
     "Work on a run in this process until it is done or told to stop; an error is logged and raised."
     folder = Path(folder)
     try:
-        for _ in record(read_plan(folder), folder, device, neighbours(folder), int(layout) if layout.isdigit() else layout): pass
+        with closing(record(read_plan(folder), folder, device, neighbours(folder), int(layout) if layout.isdigit() else layout)) as events:
+            for _ in events: pass
     except Exception as e:
-        if "another process works on" not in str(e): _note_failure(folder, str(e) or type(e).__name__)
+        if "another process works on" not in str(e): _note(folder, failure(e))
         raise
 
-def _note_failure(folder: Path, reason: str) -> None:
-    "Log an error that came before the run's own log was open, with the traceback of the exception that is being handled."
+def _note(folder: Path, failed: RunFailed) -> None:
+    "Log an error that came before the run's own log was open, unless the log says it already."
     last = Run(folder).events[-1:]
-    if last and isinstance(last[0], RunFailed) and last[0].reason == reason: return
+    if last and isinstance(last[0], RunFailed) and last[0].reason == failed.reason: return
     log = Log(folder/"events.jsonl")
-    log.write(RunFailed(reason, traceback.format_exc()))
+    log.write(failed)
     log.close()
 
-# %% ../nbs/09_workers.ipynb #49b8c564
+# %% ../nbs/09_workers.ipynb #ac15b7aa
 STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
 
 def start(
@@ -50,28 +52,32 @@ def start(
     folder = run_folder(plan) if out is None else Path(out)
     check_layout(layout); check_folder(plan, folder); check_begun(plan, folder)
     if not (folder/"plan.json").exists(): write_plan(plan, folder)
-    return resume(folder, device, layout)
+    found = resume(folder, device, layout)
+    check_folder(plan, folder)  # another process may have been faster
+    return found
 
-# %% ../nbs/09_workers.ipynb #b3a07a2b
+# %% ../nbs/09_workers.ipynb #38d3ea98
 def resume(
     folder: str | Path,      # a run's folder
-    device: str = "auto",
+    device: str = "auto",        # 'auto': the one that the run was worked on, where this machine has it
     layout: str | int = "auto",  # of a run that has not begun; another keeps its own
 ) -> Run:
     "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
     found = Run(folder)
-    if found.status == "paused": steer(folder)
-    if found.status in ("paused", "done"): return found
-    lock = FileLock(found.path/"lock")
-    try: lock.acquire(timeout=0 if found.status == "running" else 5); lock.release()  # the lock of a process that just ended is free in a moment
-    except Timeout: raise LotteryError(_silent(found.path) if found.status == "interrupted" else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+    if found.whole: return found
+    lock, paused = FileLock(found.path/"lock"), found.status == "paused"
+    try: lock.acquire(timeout=0 if found.status in ("running", "paused") else 5); lock.release()  # the lock of a process that just ended is free in a moment
+    except Timeout:
+        if paused: steer(folder); return found
+        raise LotteryError(_silent(found.path) if found.status == "interrupted" else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
     check_begun(read_plan(found.path), found.path)
-    before = _starts(found)
+    before, told = _starts(found), len(found.events)
     with open(found.path/"worker.log", "ab") as output:
         worker = subprocess.Popen([sys.executable, "-c", "import sys; from lottery_nb.workers import work; work(*sys.argv[1:])", str(found.path.resolve()), device, str(layout)],
                                   stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     deadline = time.monotonic() + STARTING
     while _starts(found) == before and worker.poll() is None and time.monotonic() < deadline: time.sleep(0.05)
+    if worker.poll() and len(found.events) == told: _note(found.path, RunFailed("the worker process ended before its run began", (found.path/"worker.log").read_text(errors="replace")[-64_000:]))
     return found
 
 def _silent(folder: Path) -> str:

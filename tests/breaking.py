@@ -97,7 +97,10 @@ class Watched:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def __enter__(self): return self
-    def __exit__(self, *_): self.file.close()
+    def __exit__(self, *_):
+        self.disk.files.pop(self.file.fileno(), None)  # its number may be another file's next
+        self.file.close()
+
     def __getattr__(self, name): return getattr(self.file, name)
 
 

@@ -1,17 +1,21 @@
 """What is no lesson of 16_cli: every command from flags to files, through `main` and as a process of its own; refusals are one line and exit status 2."""
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiny
 
+from lottery_nb import cli
 from lottery_nb.cli import COMMANDS, main, make_parser, numbers, recipe_from, schedule_from, words
 from lottery_nb.core import LotteryError
 from lottery_nb.pruning import cubic, geometric, linear, listed, one_shot
-from lottery_nb.runs import Run
-from lottery_nb.tickets import Ticket
+from lottery_nb.runs import Run, write_plan
+from lottery_nb.tickets import FindPlan, Ticket
 from lottery_nb.training import Recipe
 
 FIND = ["find", "--source", tiny.NAME, "--width", "0.1", "--fraction", "0.5", "--rounds", "2", "--epochs", "1", "--batch-size", "32", "--lr", "0.05", "--seeds", "0,3", "--device", "cpu", "--quiet"]
@@ -199,6 +203,38 @@ def test_names_with_blanks_may_be_quoted_too():
     assert words("random mask,reinit signs kept", ("random mask", "reinit signs kept")) == ("random mask", "reinit signs kept")
     with pytest.raises(LotteryError):
         numbers("1.5")
+
+
+@pytest.mark.parametrize("line, folder, rest", [
+    (["lab"], ".", []), (["lab", "here", "--no-browser"], "here", ["--no-browser"]), (["lab", "--no-browser", "--port=9"], ".", ["--no-browser", "--port=9"]),
+    (["lab", "--", "--no-browser"], ".", ["--no-browser"]), (["app", "here", "--port", "9", "--debug"], "here", ["--port", "9", "--debug"])])
+def test_flags_of_the_server_are_passed_on(line, folder, rest, tmp_path, monkeypatch):
+    pytest.importorskip("voila")
+    monkeypatch.chdir(tmp_path)
+    served = []
+    monkeypatch.setattr(cli, "serve", lambda line, folder=".": served.append((line, folder)) or 0)
+    assert main(line) == 0 and [p.name for p in Path(folder).iterdir() if p.suffix] == ["workbench.ipynb"]
+    (command, _), = served
+    assert command[len(command) - len(rest):] == rest and not any(word in rest for word in command[:len(command) - len(rest)])
+
+
+def test_a_server_ends_with_the_process_that_started_it(tmp_path):
+    child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(99)"
+    ours = subprocess.Popen([sys.executable, "-c", f"from lottery_nb.cli import serve; raise SystemExit(serve(['-c', {child!r}]) != 0)"], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path/"pid").is_file() and (tmp_path/"pid").read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ours.terminate()
+    assert ours.wait(20) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path/"pid").read_text()), 0)
+
+
+def test_a_run_is_resumed_on_the_device_that_is_asked_for(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(cli, "resume", lambda run, device: asked.append((run, device)) or Run(tmp_path/"run"))
+    write_plan(FindPlan(), tmp_path/"run")
+    assert main(["resume", "r", "--device", "cpu"]) == 0 and main(["resume", "r"]) == 0 and asked == [("r", "cpu"), ("r", "auto")]
 
 
 # --- a process of its own ---

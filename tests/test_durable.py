@@ -25,7 +25,7 @@ from lottery_nb import runs, training
 from lottery_nb.core import EpochDone, LotteryError
 from lottery_nb.files import read_tensors, write_tensors
 from lottery_nb.models import Network
-from lottery_nb.own_data import load_domain
+from lottery_nb.own_data import from_arrays, load_domain
 from lottery_nb.pruning import geometric
 from lottery_nb.rewinding import Snapshot
 from lottery_nb.runs import Arms, Run, Tail, read_arms, read_plan, record, run, steer, write_plan
@@ -470,7 +470,7 @@ def test_a_damaged_heartbeat_tells_no_lie_about_a_run_that_is_done(content, age,
     assert Run(folder).status == "done" == glance(folder)["status"]
     lines = (folder/"events.jsonl").read_bytes().splitlines(keepends=True)
     (folder/"events.jsonl").write_bytes(b"".join(lines[:-2]))
-    assert Run(folder).status == ("interrupted" if age > 10 else "running")
+    assert Run(folder).status == ("interrupted" if abs(age) > 10 else "running")
     assert run(search(), folder, "cpu", show=False).status == "done" and same(outcome(folder), outcome(whole["find"].path))
 
 
@@ -666,6 +666,20 @@ def test_a_stack_cut_off_at_any_moment_ends_with_the_same_bits(way, moments, cro
         assert again.status == "done" and same(outcome(folder), done), (at, crowded[1][at])
         assert not states(folder) and len(list((folder/"arms").iterdir())) == 9, at
     assert found > 2
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_count_of_updates_goes_on(optimizer, every_state, tmp_path):
+    p = crowd(recipe=Recipe(optimizer, lr=0.01, epochs=4, batch_size=32, schedule="constant"), controls=())
+    whole = run(p, tmp_path/"whole"/"run", "cpu", show=False)
+    stream = record(p, tmp_path/"cut"/"run", "cpu")
+    for e in stream:
+        if type(e).__name__ == "StackState" and of("EpochDone", Run(tmp_path/"cut"/"run").events, epoch=2):
+            break
+    next(stream)
+    stream.close()
+    assert states(tmp_path/"cut"/"run")
+    assert same(outcome(run(p, tmp_path/"cut"/"run", "cpu", show=False).path), outcome(whole.path))
 
 
 def test_a_worker_killed_in_a_stack_is_taken_up(crowded, tmp_path):
@@ -891,7 +905,7 @@ def test_an_arm_that_was_trained_otherwise_is_not_taken(change, tmp_path, monkey
     if change == "engine":
         monkeypatch.setattr(training, "ENGINE", training.ENGINE + 1)
     if change == "torch":
-        monkeypatch.setattr(torch, "__version__", "99.0")
+        monkeypatch.setattr(torch, "__version__", "99.0.0")
     try:
         torch.set_num_threads(threads + (change == "threads"))
         second = run(other, tmp_path/"second", "cpu", show=False)
@@ -901,6 +915,34 @@ def test_an_arm_that_was_trained_otherwise_is_not_taken(change, tmp_path, monkey
     monkeypatch.undo()
     third = run(replace(p, floor=0.02), tmp_path/"third", "cpu", show=False)
     assert len(of("ArmTaken", third.events)) == 2  # as it was in the first
+
+
+def noise(first_label=0):
+    "Pictures that are always the same, of which one may have another label."
+    x, y = torch.rand(60, 8, 8, generator=torch.Generator().manual_seed(0)).numpy(), torch.arange(60) % 5
+    y[0] = first_label
+    return from_arrays(x, y.numpy(), name="noise")
+
+
+CHANGES = {
+    "a label": lambda a: replace(a, domain=noise(1)), "size": lambda a: replace(a, domain=a.domain.adapt((3, 8, 8))), "pixels": lambda a: replace(a, domain=a.domain.normalised_by((0.1,), (0.2,))),
+    "frozen": lambda a: replace(a, frozen=frozenset(["fc1.weight"])), "norm": lambda a: replace(a, norm="recalibrated"),
+    "capture": lambda a: replace(a, capture=(3,)), "what is returned": lambda a: replace(a, returns_weights=False), "start": lambda a: replace(a, start=replace(a.start, step=5)),
+    "mask": lambda a: replace(a, mask=some_mask(a.network)), "seed": lambda a: replace(a, seed=9), "learning rate": lambda a: replace(a, recipe=replace(a.recipe, lr=0.07)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_all_that_decides_a_training_is_in_its_identity(change):
+    arm, cpu = replace(some_arm(), domain=noise()), torch.device("cpu")
+    assert training.identity(CHANGES[change](arm), cpu, 1) != training.identity(arm, cpu, 1) == training.identity(replace(arm, name="b", tags={"role": "ticket"}), cpu, 1)
+
+
+def test_where_a_training_is_computed_is_in_its_identity(monkeypatch):
+    arm = some_arm(recipe=Recipe(precision="fp32"))
+    places = [training.identity(arm, torch.device(kind), 1) for kind in ("cpu", "cuda", "mps")]
+    monkeypatch.setattr(torch, "__version__", "99.0.0")
+    assert len({*places, training.identity(arm, torch.device("cpu"), 1), training.identity(arm, torch.device("cpu"), 2)}) == 5
 
 
 # --- the engine's version ---

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lottery_nb.core import LotteryError
+from lottery_nb.core import LotteryError, fingerprint
 from lottery_nb.cli import main
 from lottery_nb.distribution_shift import ARMS, arms_of, distribution_shift, pair_table
 from lottery_nb.domains import domain
@@ -186,7 +186,8 @@ def test_names_of_a_paper_stay_in_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda j, z: z.write_bytes(z.read_bytes()[:-9]), lambda j, z: z.write_bytes(b""), lambda j, z: j.write_text(j.read_text()[:40]), lambda j, z: j.write_text("{}"),
-                                    lambda j, z: j.write_text("[]"), lambda j, z: z.write_bytes(gzip.compress(b"a,b\n1,2\n")), lambda j, z: z.unlink()])
+                                    lambda j, z: j.write_text("[]"), lambda j, z: z.write_bytes(gzip.compress(b"a,b\n1,2\n")), lambda j, z: z.unlink(),
+                                    lambda j, z: z.write_bytes(gzip.compress(gzip.decompress(z.read_bytes()).replace(b"accuracy,0.", b"accuracy,0.9", 1)))])
 def test_damaged_kept_results_are_one_sentence(tmp_path, damage):
     plan = FindPlan("digits[0-4]@200", width=0.2, schedule=geometric(0.5, 1), recipe=Recipe(epochs=1), seeds=1, controls=())
     paper = Paper("toy", "smoke", {"f": plan}, {})

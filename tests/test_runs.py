@@ -112,6 +112,13 @@ def test_frames_by_hand():
     assert tuple(results_frame([]).columns) == RESULTS and tuple(layers_frame([]).columns) == LAYERS
 
 
+def test_an_arm_that_begins_anew_drops_what_it_told_before():
+    epoch, tags = EpochDone("a", 1, 5, 0.1, 0.9, 0.6, 0.8, 0.7, 1.0), dict(role="ticket")
+    old = [ArmStarted("a", tags, 3.0, 100, "old"), epoch, replace(epoch, epoch=2), replace(epoch, epoch=3), ArmDone("a", 3, {"test": {"accuracy": 0.65}}, 2.0), replace(epoch, arm="b")]
+    new = results_frame([*old, ArmStarted("a", tags, 3.0, 100, "new"), epoch])
+    assert sorted(new.loc[new["arm"] == "a", "epoch"].unique()) == [1] and "test" not in set(new["split"]) and "b" in set(new["arm"])
+
+
 # --- plans on disk ---
 
 PLANS = {
