@@ -6,7 +6,7 @@ import pytest
 
 from lottery_nb.core import LotteryError
 from lottery_nb.plots import (
-    COLOURS, SYMBOLS, UNWANTED, accuracy_plot, curves, density_axis, layer_density_plot, transfer_cells, transfer_curves, transfer_plot, training_plot, undertrained, view_of,
+    COLOURS, LINE, SYMBOLS, UNWANTED, accuracy_plot, broken, curves, density_axis, layer_density_plot, styled, transfer_cells, transfer_curves, transfer_plot, training_plot, undertrained, view_of,
 )
 from lottery_nb.stats import ROLES, summary
 from made_up import made_up_results
@@ -98,7 +98,7 @@ def test_each_start_has_its_panel():
     rows = summary(MOVED[MOVED["domain"] == "made-up target"], ("role", "start", "density")).query("role == 'ticket'")
     for trace, start in zip(tickets[:2], ("rewind", "source-trained"), strict=True):
         assert np.allclose(trace.y, 100*rows.loc[rows["start"] == start, "mean"])
-    assert len([t for t in fig.data if t.name == "reinit"]) == 4 and len([t for t in fig.data if t.showlegend]) == 4
+    assert len([t for t in fig.data if t.name == "fresh weights (reinit)"]) == 4 and len([t for t in fig.data if t.showlegend]) == 4
 
 
 def test_single_runs_have_no_band_and_say_so():
@@ -194,3 +194,23 @@ def test_metrics_and_own_roles_are_drawn():
     frame = FOUND.replace({"random mask": "my control"})
     assert "my control" in drawn(accuracy_plot(frame)) and "nats" in accuracy_plot(frame, metric="loss").layout.yaxis.title.text
     assert transfer_plot(MOVED, metric="loss").data and transfer_curves(MOVED, metric="loss").data
+
+
+@pytest.mark.parametrize("low", [0.9, 0.8, 0.64, 0.41, 0.2, 0.034, 0.0012])
+def test_density_axis_has_ticks_to_read_by(low):
+    ticks = density_axis(pd.Series([1.0, low]))["tickvals"]
+    assert len(ticks) >= 3 and min(ticks) >= low*0.95 and len(ticks) < 12 and np.isclose(max(ticks), 1)
+
+
+def test_a_long_subtitle_has_lines_and_room():
+    said = "test accuracy, mean and 95 % interval over 3 seeds; intervals at the edge go on beyond it; dots: epochs of what trains now"
+    assert all(len(line) <= LINE for line in broken(said).split("<br>")) and broken(said).replace("<br>", "; ") == said
+    plain, long = (accuracy_plot(FOUND), broken(said).count("<br>"))
+    assert long == 1 and broken("one; two") == "one; two" and styled(plain, "title", said).layout.margin.t == 84 + 16
+
+
+def test_fresh_weights_are_told_in_a_transfer_and_only_there():
+    assert "reinit" in drawn(accuracy_plot(FOUND))
+    assert "fresh weights (reinit)" in transfer_plot(MOVED).data[0].y and "reinit" not in transfer_plot(MOVED).data[0].y
+    one = transfer_curves(MOVED[MOVED["seed"] == 0])
+    assert "fresh weights (reinit) (single run)" in drawn(one)

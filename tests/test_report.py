@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def test_numbers_of_the_table_stand_in_the_page(frame):
 
 def test_a_table_for_each_target_in_html():
     page = body(report(MOVED))
-    assert page.count("<table") == 2 and re.findall(r"<h3>(.*?)</h3>", page) == [f"Test accuracy on made-up {d}, from made-up source" for d in ("target", "shift")]
+    assert page.count("<table") == 2 + 2 and re.findall(r"<h3>(.*?)</h3>", page) == [f"Test accuracy on made-up {d}, from made-up source" for d in ("target", "shift")] + ["Is it a winning ticket?"]
     assert "\u00a0±\u00a0" in page and not re.search(r"<td>[^<]* ± ", page)
 
 
@@ -136,3 +137,16 @@ def test_refused():
         report(FOUND.iloc[:0])
     with pytest.raises(LotteryError, match="holds no results"):
         report(pd.Series([1]))
+
+
+def test_the_verdict_has_a_line_for_each_ticket_and_says_what_open_means():
+    page = body(report(run()))
+    section = page[page.index("Is it a winning ticket?"):page.index("<details>")]
+    assert section.count("<tr") == 1 + 3 and "<td>open</td>" in section and "'open' is not enough evidence" in html.unescape(section)
+    assert "The evidence for each word" in page and "winning ticket?" not in body(report(run(plan=Plan(floor=0.95))))
+
+
+def test_figures_are_as_wide_as_the_page_and_plans_have_names():
+    page = body(report(run(plan=FindPlan("digits", schedule=geometric(0.4, 6)))))
+    assert "What was run: a search for tickets" in page and "FindPlan" not in page
+    assert ".figure{margin:.6rem 0 1.2rem;width:100%}" in page and "max-width:880px" not in page

@@ -2,8 +2,9 @@
 import pandas as pd
 import pytest
 
+from lottery_nb import verdict
 from lottery_nb.core import LotteryError
-from lottery_nb.verdict import CONDITIONS, FAIL, MARGIN, OPEN, PASS, conditions, winning
+from lottery_nb.verdict import CONDITIONS, FAIL, MARGIN, OPEN, PASS, conditions, verdict_lines, winning
 
 SPREAD = (-0.004, -0.002, 0.0, 0.002, 0.004)  # over five seeds
 
@@ -62,3 +63,37 @@ def test_winning_needs_all_five():
 def test_numbers_that_are_none_are_refused(numbers):
     with pytest.raises(LotteryError):
         conditions(frame(ticket=0.9, dense=0.9), **numbers)
+
+
+def lines(floor=0.8, **roles):
+    return verdict_lines(conditions(frame(**{"ticket": 0.90, "dense": 0.90, **roles}), floor)).iloc[0]
+
+
+def test_one_line_a_ticket_says_what_is_missing():
+    bare = lines(0.0)
+    assert list(bare.index) == ["density", "winning", "sparse, trained", "beats small", "beats reinit", "matches dense", "matches tuned", "missing"]
+    assert bare["winning"] == "open" and bare["missing"] == "a floor, small dense, reinit, rates"
+    assert lines(reinit=0.88, small_dense=0.85)["missing"] == "rates" and "seeds" in lines(reinit=0.88, small_dense=0.90)["missing"]
+    failed = lines(small_dense=0.95)
+    assert failed["winning"] == failed["beats small"] == "fail" and failed["missing"] == ""
+
+
+def test_lines_name_domain_and_start_where_there_are_several():
+    two = pd.concat([frame(ticket=0.9, dense=0.9), frame(ticket=0.9, dense=0.9).assign(domain="b")])
+    assert list(verdict_lines(conditions(two))["domain"]) == ["a", "b"] and "start" not in verdict_lines(conditions(two))
+
+
+def test_each_comparison_is_made_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(verdict, "compare", lambda frame, ours, theirs: calls.append(theirs) or COMPARE(frame, ours, theirs))
+    conditions(pd.concat([frame(d, ticket=0.9, dense=0.9, reinit=0.88) for d in (0.4, 0.3, 0.2, 0.1)]).drop_duplicates(), 0.8)
+    assert sorted(calls) == ["dense", "reinit"]
+
+
+COMPARE = verdict.compare
+
+
+def test_a_control_that_still_trains_is_no_evidence():
+    half = frame(ticket=0.9, dense=0.9, reinit=0.88)
+    table = conditions(half[(half["role"] != "reinit") | (half["split"] != "test")], 0.8).set_index("condition")
+    assert table.loc["beats reinit", "verdict"] == OPEN
