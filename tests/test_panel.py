@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def test_a_fresh_workbench_can_start_what_its_form_says(tmp_path):
         ("retrain", {"retrain": "fine-tuning"}),
         ("batch_size", {"batch_size": 0}),
         ("warmup", {"warmup": 2.0}),
+        ("listed", {"kind": "listed", "listed": "0.5,abc"}),
+        ("listed", {"kind": "listed", "listed": ""}),
+        ("part", {"part": "abc"}),
+        ("epochs", {"epochs": 1.5}),
+        ("epochs", {"epochs": 10**12}),
+        ("rewind_at", {"rewind": "epoch", "rewind_at": 1.5}),
+        ("patience", {"patience": -1}),
+        ("width", {"width": 1e9}),
+        ("width", {"width": 1e30}),
     ],
 )
 def test_a_bad_form_cannot_be_started(tmp_path, field, changes):
@@ -90,9 +100,71 @@ def test_a_bad_form_cannot_be_started(tmp_path, field, changes):
     refused = {name for name, f in tab.form.fields.items() if f.why}
     assert refused == {field} and tab.go.disabled
     assert 'role="alert"' in tab.form.fields[field].line.value and "Not yet" in tab.why.value
+    assert not re.search(r">(FindPlan|Recipe|Network)\.", tab.form.fields[field].line.value) and bench.trouble.value == ""
     tab.go.click()
     settle(bench)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reason_in_a_folded_section_is_seen(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    folds = bench.tabs["find"].form.folds
+    assert not any(fold.head.value for fold in folds.values())
+    form_of(bench, patience=-1)
+    assert [title for title, fold in folds.items() if fold.head.value] == ["More about training"] and folds["More about training"].inside.layout.display is None
+
+
+def test_what_was_typed_as_a_whole_number_is_one(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    values = form_of(bench, epochs=7, batch_size=16).form.values
+    assert (values["epochs"], values["batch_size"]) == (7, 16) and all(type(values[n]) is int for n in ("epochs", "batch_size", "patience", "rewind_at"))
+    assert form_of(bench, epochs=1.5).form.fields["epochs"].control.value == 1.5
+
+
+def test_a_plan_that_would_take_years_is_told(tmp_path):
+    bench = panel.Workbench(home=tmp_path)
+    tab = form_of(bench, part="[0-4]", epochs=10**8)
+    assert "That is long" in tab.cost.value and not tab.go.disabled
+    assert "That is long" not in form_of(bench, epochs=10).cost.value
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("<odd>")])
+def test_any_fault_of_the_look_at_a_form_is_told_and_goes(tmp_path, monkeypatch, error):
+    bench = panel.Workbench(home=tmp_path)
+    good = panel.looked_at
+
+    def bad(plan):
+        raise error
+
+    monkeypatch.setattr(panel, "looked_at", bad)
+    tab = form_of(bench, width=0.5)
+    assert type(error).__name__ in tab.form.fields["network"].why and type(error).__name__ in bench.trouble.value
+    assert "Reading" not in tab.why.value and tab.go.disabled
+    monkeypatch.setattr(panel, "looked_at", good)
+    assert not form_of(bench, width=0.25).go.disabled and bench.trouble.value == ""
+
+
+def test_a_source_that_is_missing_shows_nothing_of_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.delenv("LOTTERY_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    bench = panel.Workbench(home=tmp_path / "runs")
+    tab = form_of(bench)
+    assert "data:image" in tab.wide.value and "networks" in tab.cost.value
+    form_of(bench, source="amazon-books", network="text-cnn")
+    assert "was not found in" in tab.form.fields["source"].why and not tab.form.fields["network"].why
+    assert "data:image" not in tab.wide.value and "networks" not in tab.cost.value and "parameters" not in tab.form.fields["network"].line.value
+    assert bench.live.sent["classes"]["traces"] == bench.live.sent["network"]["traces"] == []
+    form_of(bench, source="digits", network="lenet-300-100")
+    assert "data:image" in tab.wide.value and bench.live.sent["classes"]["traces"] and not tab.go.disabled
+    form_of(bench, part="[0-99]")
+    assert "data:image" not in tab.wide.value and bench.live.sent["classes"]["traces"] == []
+    form_of(bench, part="")
+    assert "data:image" in tab.wide.value and bench.live.sent["classes"]["traces"]
+
+
+def test_long_texts_are_cut():
+    html = panel.texts_html([("word " * 1000, "positive"), ("<i>", "negative")])
+    assert len(re.sub(r"<[^>]*>", "", html)) < 250 and "positive" in html and "&lt;i&gt;" in html and "<i>" not in html
 
 
 def test_a_mended_form_can_be_started_again(tmp_path):
@@ -203,6 +275,22 @@ def test_an_error_of_the_worker_is_shown_folded(tmp_path, home):
     assert "<details open" not in bench.trouble.value and not bench.bar.buttons["resume"].disabled
 
 
+def test_an_error_has_its_name_and_goes_with_its_run(tmp_path, home):
+    folder = tmp_path / "find-broken"
+    folder.mkdir()
+    (folder / "plan.json").write_bytes((home / "find-small" / "plan.json").read_bytes())
+    Log(folder / "events.jsonl").write(RunFailed("division by zero", "Traceback:\n  1/0\nZeroDivisionError: division by zero\n"))
+    bench = panel.Workbench(folder, home=tmp_path)
+    settle(bench)
+    assert "<summary>ZeroDivisionError: division by zero" in bench.trouble.value
+    bench.bar.place.value = "find"
+    form_of(bench, lr=0.2)
+    assert "ZeroDivisionError" in bench.trouble.value  # it is not about the form
+    bench.attach(home / "find-small")
+    settle(bench)
+    assert bench.trouble.value == ""
+
+
 def test_a_worker_that_dies_at_once_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(panel, "start", lambda plan, out, device: Run(_planned(plan, out, "Segmentation fault")))
     bench = panel.Workbench(home=tmp_path)
@@ -254,7 +342,12 @@ def test_transfer_from_the_form(home, tmp_path):
     turn_until(bench, lambda: tab.tickets)
     fields = tab.form.fields
     settle(bench)
-    assert fields["rounds"].control.value == (2,) and "TransferPlan.targets is empty" in fields["targets"].why and tab.go.disabled
+    assert fields["rounds"].control.value == (2,) and not any(field.why for field in fields.values()) and tab.go.disabled  # nothing was chosen yet: no mistake
+    assert "Choose targets." in tab.why.value
+    fields["rounds"].control.value = ()
+    settle(bench)
+    assert "Choose tickets and targets." in tab.why.value and not any(field.why for field in fields.values())
+    fields["rounds"].control.value = (2,)
     fields["targets"].control.value = ("digits[0-4]+invert",)
     fields["others"].control.value = "digits[5-9], nothing"
     settle(bench)
@@ -307,18 +400,20 @@ def test_compare_and_the_ways_out(home, tmp_path, monkeypatch):
     assert "verdict" in tab.tables.value and [p["name"] for p, _ in bench.live.sent["curves"]["traces"]] == ["find-small: dense", "find-small: ticket"]
     ways = {b.description: b for b in tab.ways}
     for way in ("CSV file", "HTML report", "Tickets"):
-        tab.out.value = ""
         ways[way].click()
-        turn_until(bench, lambda: "Written to" in tab.out.value)
+    ways["Python cell"].click()
+    assert "FindPlan(" in tab.cell.value and tab.out in tab.side.children
+    turn_until(bench, lambda: tab.out.value.count("Written to") == 3)  # each beside the others, and beside the cell
+    assert "FindPlan(" in tab.cell.value and "Writing" not in tab.out.value
     table = pd.read_csv(home / "exports" / "find-small.csv")
     assert len(table) == len(Run(home / "find-small").frame) and set(table["run"]) == {"find-small"}
     assert len(list((home / "exports" / "tickets" / "find-small").glob("*.safetensors"))) == 4
     assert "<!doctype html>" in (home / "exports" / "find-small.html").read_text()[:40]
-    ways["Python cell"].click()
-    assert "FindPlan(" in tab.out.value
     tab.which.value = ()
     ways["CSV file"].click()
     assert "no run is chosen" in bench.trouble.value
+    bench.bar.place.value = "find"
+    assert bench.trouble.value == ""
 
 
 def test_the_printed_cell_runs_as_it_is(home, monkeypatch, tmp_path):

@@ -108,9 +108,10 @@ function layoutOf(name, chart) {
 
 async function save(name, chart, bytes) {
   const Plotly = await plotly(bytes);
-  const title = { text: chart.title, subtitle: { text: chart.subtitle } };
+  const lines = chart.subtitle.split(' · ');  // as the figure had them below each other
+  const title = { text: chart.title, subtitle: { text: lines.join('<br>') } };
   const paper = { paper_bgcolor: colour('paper'), plot_bgcolor: colour('paper') };
-  const layout = { ...layoutOf(name, chart), ...paper, title, margin: { ...chart.layout.margin, t: 90 } };
+  const layout = { ...layoutOf(name, chart), ...paper, title, margin: { ...chart.layout.margin, t: 74 + 16 * lines.length } };
   const uri = await Plotly.toImage({ data: chart.data, layout }, { format: 'png', width: 900, height: 560, scale: 2 });
   Object.assign(document.createElement('a'), { href: uri, download: `${name}.png` }).click();
 }
@@ -168,7 +169,7 @@ function draw(view, state, model) {
   view.queued = true;
   requestAnimationFrame(async () => {
     try {
-      const group = model.get('group');
+      const group = view.grid.dataset.group = model.get('group');
       const wanted = [...state.charts].filter(([, chart]) => chart.group === group).map(([name]) => name);
       for (const [name, shown] of view.cards) shown.node.hidden = !wanted.includes(name);
       const now = wanted.filter(name => view.dirty.delete(name));
@@ -184,6 +185,29 @@ function draw(view, state, model) {
   });
 }
 
+// ---- The panel around the charts.
+
+// Call `then` with the panel that a view stands in, once it stands there; charts on their own stand in none.
+function within(el, then, tries = 600) {
+  const bench = el.closest('.lottery-bench');
+  if (bench) then(bench);
+  else if (tries) requestAnimationFrame(() => within(el, then, tries - 1));
+}
+
+// What ipywidgets leaves out for those who hear a page: names of sliders, and whether a heading is open.
+function announce(bench) {
+  for (const slider of bench.querySelectorAll('.lottery-field .widget-slider')) {
+    const label = slider.querySelector('.widget-label')?.textContent ?? '';
+    slider.querySelector('[role=slider]')?.setAttribute('aria-label', label);
+    slider.querySelector('.widget-readout')?.setAttribute('aria-label', `${label}, as a number`);
+  }
+  for (const head of bench.querySelectorAll('.lottery-fold > button')) head.setAttribute('aria-expanded', head.classList.contains('mod-active'));
+}
+
+function freeze(bench, gone) {
+  for (const part of bench.querySelectorAll('.lottery-bar, .lottery-side')) part.inert = gone;
+}
+
 export default () => {
   const state = { charts: new Map(), seq: -1, heard: false, gone: false };
   const views = new Set();
@@ -196,7 +220,10 @@ export default () => {
   };
   const say = gone => {
     state.gone = gone;
-    for (const view of views) view.gone.hidden = !gone;
+    for (const view of views) {
+      view.gone.hidden = !gone;
+      within(view.el, bench => freeze(bench, state.gone));
+    }
   };
 
   function initialize({ model }) {
@@ -227,6 +254,13 @@ export default () => {
     gone.hidden = !state.gone;
     el.classList.add('lottery-live');
     el.append(gone, note, grid);
+    const named = new MutationObserver(() => within(el, announce));
+    within(el, bench => {
+      bench.prepend(gone);  // above all, not above the charts
+      announce(bench);
+      named.observe(bench.querySelector('.lottery-side') ?? bench, { childList: true, subtree: true, attributeFilter: ['class'] });
+      freeze(bench, state.gone);
+    });
     const size = new ResizeObserver(changes => {
       for (const { target } of changes) if (target.data && target.offsetParent) plotly().then(Plotly => Plotly.Plots.resize(target)).catch(() => {});  // hidden meanwhile
     });
@@ -245,6 +279,8 @@ export default () => {
       views.delete(view);
       clearInterval(beat);
       theme.disconnect();
+      named.disconnect();
+      gone.remove();
       size.disconnect();
       document.removeEventListener('visibilitychange', back);
       plotly().then(Plotly => { for (const { plot } of view.cards.values()) Plotly.purge(plot); });
