@@ -159,7 +159,7 @@ def _overlaps(keys: tuple[tuple[str, int, int], ...]) -> pd.DataFrame:
     rows = [overlap(a, b)[["layer", "iou", "chance"]].assign(density=density, pair=pair) for density, pair, a, b in pairs_of(folders)]
     return pd.concat(rows, ignore_index=True)[["density", "pair", "layer", "iou", "chance"]]
 
-# %% ../nbs/12_many_runs.ipynb #0a86e15d
+# %% ../nbs/12_many_runs.ipynb #ba2da8ae
 def overlap_figure(
     folders: list[Path],   # of one or two runs that found tickets
 ) -> go.Figure:
@@ -173,4 +173,4 @@ def overlap_figure(
             fig.add_scatter(x=s["density"], y=100*s[column], name=name, legendgroup=str(layer), showlegend=column == "iou", mode="lines+markers" if column == "iou" else "lines", line=dict(color=colour, dash=dash, width=1.8),
                             hovertemplate=f"{text_of(layer)}, {column}<br>%{{x}} kept: %{{y:.1f}} %<extra></extra>")
     fig.update_xaxes(**density_axis(mean["density"]) | dict(title_text="weights kept (log scale)")).update_yaxes(title_text="overlap, intersection over union (%)", rangemode="tozero")
-    return styled(fig, "Do the masks agree?", f"{what}, mean over {rows['pair'].nunique()} pairs; dotted: two random masks of the same layer densities")
+    return styled(fig, "Do the masks agree?", f"{what}, mean over {(n := rows['pair'].nunique())} pair{'s'*(n > 1)}; dotted: two random masks of the same layer densities")
