@@ -61,7 +61,7 @@ def news(
     left = int(len(behind) if behind.all() else behind.argmin())
     return start, left, new[start:len(new) - left]
 
-# %% ../nbs/12_live.ipynb #b240088e
+# %% ../nbs/12_live.ipynb #95ed71b4
 def chart_of(
     fig: go.Figure,
     group: str,        # charts of a group are shown together
@@ -73,6 +73,8 @@ def chart_of(
     layout, traces = fig.layout.to_plotly_json(), [taken_apart(t.to_plotly_json()) for t in fig.data]
     title = layout.pop("title", {})
     for gone in ("template", "height", "width"): layout.pop(gone, None)
+    for name, axis in layout.items():
+        if name[1:5] == "axis" and "range" not in axis: axis.setdefault("autorange", True)  # said, because the page keeps a range that it had before
     margin = layout.get("margin", {})
     layout["margin"] = {"l": 60, "r": 16, "b": 56, **margin, "t": max(12, margin.get("t", 84) - 74)}
     text = lambda t: unescape((t or {}).get("text") or "").replace("<br>", " · ")

@@ -33,6 +33,12 @@ DATA = """([chart, field]) => {
   return (plot?._fullData ?? []).filter(t => t.showlegend !== false || chart === 'training').map(t => [t.name, Array.from(t[field])]);
 }"""
 
+IN_VIEW = """chart => {
+  const plot = document.querySelector(`.lottery-card[data-chart="${chart}"] .lottery-plot`), [low, high] = plot._fullLayout.yaxis.range;
+  const values = plot._fullData.flatMap(trace => Array.from(trace.y ?? []));
+  return values.length > 0 && values.some(v => low <= v && v <= high);
+}"""
+
 
 def fill(page, label, value):
     box = page.get_by_label(label, exact=True)
@@ -179,7 +185,7 @@ def test_a_whole_visit(visit):
     click(page, "Resume")
     lab.until(page, lambda: lab.points(page, "layers", "z") > 0 and lab.points(page, "mask", "z") == 64, 120)
     lab.until(page, lambda: "done" in told(page), 120)
-    assert networks_done(page) == 4
+    assert networks_done(page) == 4 and page.evaluate(IN_VIEW, "training") and page.evaluate(IN_VIEW, "accuracy")
     shot(page, "watch")
     shown = lab.until(page, lambda: {name: y for name, y in data(page, "accuracy", "y") if y and name == "ticket"})
     result = [row for row in results(runs, "find-*") if row["split"] == "test" and row["metric"] == "accuracy" and row["role"] == "ticket"]
