@@ -467,7 +467,7 @@ def _key(e: Event) -> tuple | None:
     if isinstance(e, Layout): return ("Layout", json.dumps(e.groups))
     return (type(e).__name__, getattr(e, "arm", getattr(e, "ticket", getattr(e, "round", None))), getattr(e, "epoch", None))
 
-# %% ../nbs/09_runs.ipynb #cc49f95d
+# %% ../nbs/09_runs.ipynb #fbc72a59
 class Writer:
     "Writes a run's events, tickets, states and results."
     def __init__(self,
@@ -486,7 +486,7 @@ class Writer:
     def write(self, e: Event) -> None:
         "Store what an event brings, then log it."
         if isinstance(e, StackState): return self._state(e)
-        if isinstance(e, TicketFound): self._ticket(e)
+        if isinstance(e, TicketFound): _keep_ticket(self, e)
         if isinstance(e, ArmStarted): self._begun(e)
         if (arm := getattr(e, "arm", None)) in self.told: self.told[arm][1].append(e)
         if isinstance(e, (ArmDone, ArmFailed)): self._result(e)
@@ -502,23 +502,6 @@ class Writer:
             self.anew = True
             self.seen = {k for k in self.seen if k is None or k[1] != e.arm}
         self.known[e.arm], self.told[e.arm] = e.identity, (e.identity, [])
-
-    def _ticket(self, e: TicketFound) -> None:
-        "Store a ticket, unless it is there and whole."
-        file, store = safe_child(self.folder/"tickets", f"{e.ticket}.safetensors"), self.folder/"snapshots"
-        names = {s.fingerprint for s in e.made.snapshots.values()}
-        damaged = [place for n in names - self.stored if not is_sound(place := safe_child(store, f"{n}.safetensors"))]
-        self.stored |= names
-        with suppress(LotteryError):
-            if file.exists() and not damaged and Ticket.load(file).content == e.made.content: return
-        for place in damaged: place.unlink(missing_ok=True)
-        self.seen.discard(_key(e))
-        e.made.save(file, store=store)
-
-    def tidy(self) -> None:
-        "Remove snapshots that no ticket refers to any more."
-        for file in (self.folder/"snapshots").glob("*.safetensors"):
-            if self.stored and file.stem not in self.stored: file.unlink(missing_ok=True)
 
     def _result(self, e: ArmDone | ArmFailed) -> None:
         identity, told = self.told[e.arm]
@@ -537,6 +520,24 @@ class Writer:
     def _try(self, arm: str, save: Callable[[], None]) -> None:
         try: save()
         except OSError as error: self.log.write(NotSaved(arm, f"the state of {arm} could not be written: {error}"))
+
+# %% ../nbs/09_runs.ipynb #6abd1fff
+def _keep_ticket(w: Writer, e: TicketFound) -> None:
+    "Store a ticket, unless it is there and whole."
+    file, store = safe_child(w.folder/"tickets", f"{e.ticket}.safetensors"), w.folder/"snapshots"
+    names = {s.fingerprint for s in e.made.snapshots.values()}
+    damaged = [place for n in names - w.stored if not is_sound(place := safe_child(store, f"{n}.safetensors"))]
+    w.stored |= names
+    with suppress(LotteryError):
+        if file.exists() and not damaged and Ticket.load(file).content == e.made.content: return
+    for place in damaged: place.unlink(missing_ok=True)
+    w.seen.discard(_key(e))
+    e.made.save(file, store=store)
+
+def _tidy(w: Writer) -> None:
+    "Remove snapshots that only tickets of earlier networks referred to."
+    for file in (w.folder/"snapshots").glob("*.safetensors"):
+        if w.stored and file.stem not in w.stored: file.unlink(missing_ok=True)
 
 # %% ../nbs/09_runs.ipynb #7645cb13
 def worked(
@@ -596,7 +597,7 @@ def record(
             raise
         finally: events.close(); writer.log.close()
 
-# %% ../nbs/09_runs.ipynb #16d2079a
+# %% ../nbs/09_runs.ipynb #41faa5fe
 def _recorded(writer: Writer, events: Generator[Event, None, Any], first: tuple[Event, ...]) -> Iterator[Event]:
     "Write and pass on events until they end or the run is told to stop."
     for e in itertools.chain(first, events):
@@ -608,7 +609,7 @@ def _recorded(writer: Writer, events: Generator[Event, None, Any], first: tuple[
             writer.write(RunStopped())
             yield RunStopped()
             return
-    writer.tidy()
+    if writer.anew: _tidy(writer)
     done = RunDone(round(writer.seconds + time.monotonic() - writer.start, 3))
     writer.write(done)
     yield done
