@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'QUIRKS', 'FROZEN_NORM', 'SLOTS', 'ENGINE', 'NOTHING', 'LAYOUTS', 'STACK',
            'SMALL_STEP', 'ROOM', 'MOST_THREADS', 'Recipe', 'lr_factor', 'Arm', 'Trained', 'check_arms',
-           'steps_per_epoch', 'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels', 'stackable',
-           'Stack', 'Trainer', 'recalibrated', 'batches_of', 'evaluate', 'guard_start', 'guard_zeros', 'Record',
-           'Member', 'identity', 'in_stack', 'Saved', 'Recall', 'check_layout', 'bucket', 'free_memory', 'memory_of',
-           'arrange', 'train', 'finish']
+           'steps_per_epoch', 'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels',
+           'channels_last', 'stackable', 'Stack', 'Trainer', 'recalibrated', 'batches_of', 'evaluate', 'guard_start',
+           'guard_zeros', 'Record', 'Member', 'engine_of', 'identity', 'in_stack', 'Saved', 'Recall', 'check_layout',
+           'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
 
 # %% ../nbs/06_training.ipynb #c038dbf6
 import itertools, math, os, time
@@ -230,6 +230,10 @@ def has_kernels(
     "Whether the network has convolution kernels."
     return any(w.ndim >= least for w in arm.start.weights.values())
 
+def channels_last(arm: Arm) -> bool:
+    "Whether pictures and image kernels lie in memory pixel by pixel: in a network of images without a convolution that is unsafe so (`NARROW`)."
+    return has_kernels(arm, 4) and not _habits(arm).narrow
+
 def stackable(arm: Arm) -> bool: "Whether arms of its network may share a forward pass."; return _habits(arm).stacks
 
 def _wanders(arm: Arm) -> bool:
@@ -256,7 +260,8 @@ class Stack:
         starts = [masked(a.start, a.mask) for a in arms]
         self.model = (deepcopy(template) if template is not None else first.network.build(0)).to(device, self.dtype)
         for name, p in self.model.named_parameters(): p.requires_grad_(name not in first.frozen)
-        self.flat = Flat(self.model, [a.mask for a in arms])
+        self.channels_last = channels_last(first)
+        self.flat = Flat(self.model, [a.mask for a in arms], self.channels_last)
         for k, start in enumerate(starts): self.flat.fill(self.flat.theta, k, start.weights)
         still = {n: [{**s.weights, **s.buffers}[n] for s in starts] for n in (*starts[0].weights, *starts[0].buffers) if n not in self.flat.shapes}
         rest = install(self.model, {n: self._alike(tensors) for n, tensors in still.items()})
@@ -265,7 +270,6 @@ class Stack:
         self.optimizer = optimizer_of(self.flat, [a.recipe for a in arms], self.state, first.start.updates)
         self.step, self.updates = first.start.step, first.start.updates
         self.per_epoch, self.total = steps_per_epoch(first.domain, first.recipe), total_steps(first)
-        self.kernels = has_kernels(first, 4)
         self.draws = _wanders(first)
         self.drops = not isinstance(first.network.name, str) or any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.model.modules())
         self.still = still_norms(self.model, first)
@@ -281,7 +285,7 @@ class Trainer(Stack):
         "What the network reads: a normalised (and augmented) batch; [arms, n] indices give one after the other."
         x = self.domain.inputs(split.x, index, draws, self.dtype)
         if index.ndim > 1: x = x.flatten(0, 1)
-        return x.contiguous(memory_format=torch.channels_last) if self.kernels and x.ndim == 4 else x
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.ndim == 4 else x
 
     def forward(self, x: Tensor) -> Tensor:
         "Outputs [arms × n, classes] in full precision; dropout, and a network that draws numbers of its own, from seeds of this step."
@@ -474,7 +478,11 @@ def _epoch(t: Trainer, members: list[Member]) -> Iterator[Event]:
         yield EpochDone(m.arm.name, epoch, t.step, lr, loss / done, hits / done, seen["loss"], seen["accuracy"], seconds)
 
 # %% ../nbs/06_training.ipynb #31fb6e91
-ENGINE = 2
+ENGINE = 3  # 3: the plain layout for networks with narrow 1×1 convolutions that have a stride
+
+def engine_of(arm: Arm) -> int:
+    "The number of the engine that first trained such an arm to the bits of today."
+    return ENGINE if has_kernels(arm, 4) and not channels_last(arm) else ENGINE - 1
 
 def identity(
     arm: Arm,
@@ -484,7 +492,7 @@ def identity(
     "Hash of what decides the outcome of an arm: network, mask, start, frozen parts, data, recipe, seed, and where it is computed; '' for a network without a name."
     try: network = canonical(arm.network)
     except LotteryError: return ""
-    where = (device.type, str(torch.__version__), threads if device.type == "cpu" else 0, precision_of(arm, device), ENGINE)
+    where = (device.type, str(torch.__version__), threads if device.type == "cpu" else 0, precision_of(arm, device), engine_of(arm))
     return fingerprint(network, arm.mask.fingerprint if arm.mask is not None else "dense", arm.start.fingerprint, *sorted(arm.frozen), arm.norm, _data_of(arm.domain),
                        canonical(arm.recipe), arm.seed, repr(sorted(arm.capture)), arm.returns_weights, *where)
 

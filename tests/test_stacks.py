@@ -2,9 +2,14 @@
 
 Tolerance: 1e-10 in double precision after at most STEPS steps, relative to the largest weight and absolute for losses; 1e-4 in single precision, 1e-2 for a deep network after two."""
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,6 +223,69 @@ def test_in_bf16_a_stack_trains_as_one_arm_does():
         assert {w.dtype for w in b.last.weights.values()} == {torch.float32}
         assert a.metrics["validation"]["loss"] == pytest.approx(b.metrics["validation"]["loss"], rel=0.1)
         assert torch.cat([w.flatten() for w in b.last.weights.values()]).allclose(torch.cat([w.flatten() for w in a.last.weights.values()]), atol=0.1)
+
+
+# --- where oneDNN's gradients cannot be trusted ---
+
+class Striding(nn.Module):
+    "A 1×1 convolution with a stride, called as a function, of so many channels in so many groups."
+    def __init__(self, shape, n_classes, channels=4, groups=1, kernel=1, stride=2, transposed=False):
+        super().__init__()
+        self.stem = nn.Conv2d(shape[0], channels, 3, padding=1)
+        self.weight = nn.Parameter(0.1*torch.randn(channels, channels//groups, kernel, kernel))
+        self.out, self.groups, self.stride, self.transposed = nn.Linear(channels, n_classes), groups, stride, transposed
+
+    def forward(self, x):
+        convolve = F.conv_transpose2d if self.transposed else F.conv2d
+        return self.out(convolve(self.stem(x).relu(), self.weight, stride=self.stride, groups=self.groups).mean((2, 3)))
+
+
+def striding(shape, n_classes): return Striding(shape, n_classes)
+
+
+class StridingInSingle(Striding):
+    "Runs in single precision only."
+    def __init__(self, shape, n_classes): super().__init__(shape, n_classes, 16)
+    def forward(self, x): return super().forward(x.float())
+
+
+STRIDES = {  # fields -> whether the pixels of such a network stay in the plain layout
+    "narrow": ({}, True), "one channel": ({"channels": 1}, True), "a block": ({"channels": 16}, False), "groups": ({"channels": 32, "groups": 4}, True),
+    "wide groups": ({"channels": 32, "groups": 2}, False), "no stride": ({"stride": 1}, False), "3×3": ({"kernel": 3}, False), "transposed": ({"transposed": True}, True),
+}
+
+
+@pytest.mark.parametrize("case", STRIDES)
+def test_pixels_stay_in_the_plain_layout_where_a_narrow_convolution_strides(case):
+    fields, plain = STRIDES[case]
+    network = Network(lambda shape, n: Striding(shape, n, **fields), (1, 8, 8), 10)
+    arm = some_arm("a", network, tiny.NAME, start=fresh(network, 0), recipe=EXACT)
+    (layout,) = {w.is_contiguous() for w in Trainer([arm], CPU).flat.params if w.ndim == 4 and min(w.shape[1:]) > 1} or {plain}
+    assert training.channels_last(arm) is not plain and layout is plain
+
+
+def test_a_network_that_cannot_be_judged_keeps_the_plain_layout_and_a_wide_one_keeps_its_number():
+    def engine(name, width=1.0):
+        network = Network(name, (1, 8, 8), 10, width)
+        return training.engine_of(some_arm("a", network, tiny.NAME, start=fresh(network, 0), recipe=EXACT))
+    assert engine(StridingInSingle) == engine("resnet-20", 0.9) == training.ENGINE
+    assert engine("resnet-20") == engine("conv-2", 0.1) == engine("lenet-300-100") == training.ENGINE - 1  # their results of engine 2 are still taken
+
+
+@pytest.mark.parametrize("layout", ["alone", "stacked"])
+def test_narrow_networks_survive_a_processor_without_avx512(layout):
+    "A process of its own: with the channels last it dies here by a damaged heap, or trains on wrong gradients (oneDNN issue 6035)."
+    code = f"""
+        from test_stacks import *
+        for name, width in (("resnet-20", 0.13), ("resnet-20", 0.25), (striding, 1.0), ("resnet-18", 0.05)):
+            network = Network(name, (1, 8, 8), 10, width)
+            arms = [some_arm(f"arm {{k}}", network, "digits", start=fresh(network, k), recipe=replace(EXACT, precision="fp32", steps=30)) for k in range(2)]
+            for result in listen(train(arms, "cpu", layout={layout!r}))[0]:
+                assert not result.failed
+        print("alive")"""
+    env = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 # --- what cannot be stacked ---
