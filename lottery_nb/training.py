@@ -667,7 +667,9 @@ def arrange(
     most = len(arms) if layout in ("auto", "stacked") else 1 if layout == "alone" else int(layout)
     if known := [[own[i] for i in stack] for stack in recall.stacks(list(own)) if len(stack) <= most]:
         told = {a.name for stack in known for a in stack}
+        places = {a.name: place for place, a in enumerate(arms)}
         groups = known + _grouped([a for a in arms if a.name not in told], device, layout, cores)
+        groups.sort(key=lambda group: min(places[a.name] for a in group))
     return Layout([[a.name for a in g] for g in groups], lanes, threads, str(layout))
 
 def _grouped(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> list[list[Arm]]:

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")
 
@@ -13,3 +15,14 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_addoption(parser):
     parser.addoption("--flags", default="", help='also run the notebook cells with these flags, as in nbdev_test: --flags "slow gpu"')
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "data: needs the real data in the folders of LOTTERY_DATA; `pytest -m data` runs these alone")
+
+
+def pytest_collection_modifyitems(items):
+    if not os.environ.get("LOTTERY_DATA"):
+        for item in items:
+            if "data" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="LOTTERY_DATA is unset: it names the folders of the real data"))

@@ -492,9 +492,9 @@ def test_a_saved_domain_is_the_same_and_a_foreign_file_is_refused(tmp_path):
 REAL = {"mnist": ((1, 28, 28), 10, 10_000), "fashion_mnist": ((1, 28, 28), 10, 10_000), "cifar10": ((3, 32, 32), 10, 10_000), "smallnorb": (None, None, None)}
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("name", REAL)
 def test_real_data(name):
-    if not os.environ.get("LOTTERY_DATA"): pytest.skip("LOTTERY_DATA is not set: no folder with real data")
     try: d = domain(f"{name}@500")
     except LotteryError as e: pytest.skip(str(e))
     try: size = len(d.train)

@@ -1,7 +1,6 @@
 """The panel without a browser: clicks, and what follows from them. Nothing moves but by `tick`, so every step is seen."""
 
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -364,7 +363,7 @@ def test_transfer_from_the_form(home, tmp_path):
     assert plan.targets == ("digits[0-4]+invert", "digits[5-9]") and plan.recipe.epochs == 1 and {t.round for t in plan.tickets} == {2}
 
 
-@pytest.mark.skipif(not os.environ.get("LOTTERY_DATA"), reason="LOTTERY_DATA is unset: it names the folders of the real data")
+@pytest.mark.data
 def test_texts_from_samples_to_words_to_another_domain(tmp_path):
     bench = panel.Workbench(home=tmp_path)
     tab = form_of(bench, source="amazon-kitchen", part="@300~bpe(300,20)", network="text-cnn", width=0.05, epochs=1, rounds=1, seeds=1, controls=())

@@ -1,7 +1,6 @@
 """The two papers at the scale that shows that everything runs, on real data, and what their plans promise."""
 import gzip
 import json
-import os
 from dataclasses import replace
 
 import pandas as pd
@@ -24,7 +23,6 @@ from lottery_nb.tickets import FindPlan
 from lottery_nb.training import Arm, Recipe, epoch_order, finish, lr_factor, train
 from lottery_nb.verdict import conditions
 
-needs_data = pytest.mark.skipif(not os.environ.get("LOTTERY_DATA"), reason="LOTTERY_DATA is unset: it names the folders of the real data")
 
 
 def test_the_learning_rate_falls_as_the_paper_says():
@@ -52,7 +50,7 @@ def test_a_paper_names_what_it_carries(make):
         make("huge")
 
 
-@needs_data
+@pytest.mark.data
 def test_distribution_shift_runs_on_real_reviews(tmp_path, capsys):
     words = ["paper", "distribution-shift", "--scale", "smoke", "--device", "cpu", "--quiet", "--keep", str(tmp_path / "kept")]
     assert main([*words, "--out", str(tmp_path / "runs")]) == 0
@@ -86,7 +84,7 @@ def test_distribution_shift_runs_on_real_reviews(tmp_path, capsys):
     assert "no kept results" in capsys.readouterr().err
 
 
-@needs_data
+@pytest.mark.data
 def test_sparse_transfer_runs_on_real_pictures(tmp_path):
     done = run_paper(sparse_transfer("smoke"), tmp_path, "cpu", show=False)
     assert all(r.status == "done" and not r.info["failed"] for r in done.values())

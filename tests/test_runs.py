@@ -308,3 +308,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_planned_comes_before_anything_is_trained(found):
     kinds = [type(e).__name__ for e in found.events]
     assert kinds[:2] == ["RunStarted", "Planned"] and kinds[-1] == "RunDone" and isinstance(found.events[1], Planned)
+
+
+# --- the order of results ---
+
+def test_results_have_one_order_however_side_by_side_arms_end(tmp_path):
+    moved = TransferPlan(go(plan(seeds=2), tmp_path/"find").tickets, ("digits[5-9]@200", "digits[0-4]+invert@200"), recipe=Recipe(epochs=2, batch_size=32))
+    found = go(moved, tmp_path/"move")
+    frame, events = found.frame, found.events
+    assert list(frame["domain"].unique()) == ["digits[5-9]@200", "digits[0-4]+invert@200"]  # as the plan has them, not by the alphabet
+    by_arm = {}
+    for e in events:
+        by_arm.setdefault(getattr(e, "arm", None), []).append(e)
+    other = by_arm.pop(None) + [e for arm in reversed(by_arm) for e in by_arm[arm]]  # each arm's own events stay in their order
+    assert results_frame(other).equals(frame) and [e.arm for e in runs_module.ends_of(other)] == [e.arm for e in runs_module.ends_of(events)]
+    assert frame.loc[frame["domain"] == "digits[5-9]@200", "round"].is_monotonic_increasing

@@ -377,11 +377,11 @@ def test_divergence_of_pictures():
 
 @pytest.fixture
 def real():
-    if not os.environ.get("LOTTERY_DATA"): pytest.skip("LOTTERY_DATA is not set: no folder with real data")
     try: return domain("amazon-kitchen").found
     except LotteryError as e: pytest.skip(str(e))
 
 
+@pytest.mark.data
 def test_reviews_are_balanced_and_split_once_and_for_all(real):
     splits = [real.train, real.validation, real.test]
     total = sum(map(len, splits))
@@ -391,6 +391,7 @@ def test_reviews_are_balanced_and_split_once_and_for_all(real):
     assert not set(domain("amazon-kitchen@400").found.train.x.rows) & (rows[1] | rows[2])
 
 
+@pytest.mark.data
 def test_a_text_network_learns_what_reviews_say(real):
     d = domain("amazon-kitchen@2000~bpe(2000,80)")
     network = net_for(d, 0.2)
