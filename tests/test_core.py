@@ -1,14 +1,16 @@
 """What is no lesson of 00_core: functions that cannot be named in a file, and records that no class can hold."""
+import copy
 import importlib
 import linecache
 import math
+import pickle
 import sys
 
 import breaking
 import pytest
 import torch
 
-from lottery_nb.core import DATA, LotteryError, Reference, canonical, data, from_plain, safe_child
+from lottery_nb.core import DATA, Busy, LotteryError, Reference, about, canonical, check_choice, check_number, data, expect_error, from_plain, safe_child
 
 
 def says(do):
@@ -61,3 +63,34 @@ def test_a_name_of_any_length_is_refused_in_a_short_sentence(tmp_path):
         with pytest.raises(LotteryError) as e:
             safe_child(tmp_path, name)
         assert len(str(e.value)) < 200
+
+
+# --- what a refusal is about ---
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e)), lambda e: e.within("a file"), lambda e: e.at("Recipe.eps")],
+                         ids=["copy", "deepcopy", "pickle", "within", "at"])
+def test_a_refusal_keeps_its_class_place_and_kind(again):
+    e = again(Busy("lr=0: give more", "Recipe.lr", "small"))
+    assert (type(e), e.place, e.kind) == (Busy, "Recipe.lr", "small") and str(e).endswith("lr=0: give more")
+
+
+@pytest.mark.parametrize("what, place", [("Recipe.lr", "Recipe.lr"), ("Recipe.drops share", "Recipe.drops"), ("FindPlan.layer_fractions['head']", "FindPlan.layer_fractions"), ("floor", ""), ("its seed", "")])
+def test_a_check_knows_the_field_that_its_place_begins_with(what, place):
+    with expect_error(what, place):
+        check_number(-1, what)
+    with expect_error(what, place):
+        check_choice(-1, (1, 2), what)
+    with expect_error(what, "Schedule.rounds"):
+        check_number(-1, what, place="Schedule.rounds")
+
+
+def test_the_innermost_field_is_the_one_that_a_refusal_is_about():
+    with expect_error("no", "Network.width"), about("FindPlan.network"), about("Network.width"):
+        raise LotteryError("no")
+    with pytest.raises(ZeroDivisionError), about("FindPlan.network"):
+        raise ZeroDivisionError
+
+
+def test_a_refusal_about_another_field_is_not_the_one_that_was_expected():
+    with pytest.raises(AssertionError, match="Recipe.lr"), expect_error("no", "Recipe.eps"):
+        raise LotteryError("no", "Recipe.lr")
