@@ -8,9 +8,12 @@ import sys
 
 import breaking
 import pytest
+import tiny
 import torch
 
-from lottery_nb.core import DATA, Busy, LotteryError, Reference, about, canonical, check_choice, check_number, data, expect_error, from_plain, safe_child
+from lottery_nb.core import (
+    DATA, EVENTS, Busy, LotteryError, Reference, Registry, about, canonical, check_choice, check_number, data, expect_error, from_plain, named, safe_child, to_plain,
+)
 
 
 def says(do):
@@ -94,3 +97,64 @@ def test_the_innermost_field_is_the_one_that_a_refusal_is_about():
 def test_a_refusal_about_another_field_is_not_the_one_that_was_expected():
     with pytest.raises(AssertionError, match="Recipe.lr"), expect_error("no", "Recipe.eps"):
         raise LotteryError("no", "Recipe.lr")
+
+
+# --- names from elsewhere ---
+
+def test_an_entry_point_is_listed_from_metadata_and_loaded_when_its_name_is_used(tmp_path, monkeypatch):
+    tiny.installed(tmp_path, monkeypatch, "orchard", "def pear(): return 'soft'\n", odd_fruit="pear = orchard:pear")
+    fruits = Registry("odd fruit")
+    assert fruits.names == ("pear",) and "orchard" not in sys.modules and "pear" not in fruits
+    assert fruits["pear"]() == "soft" and "orchard" in sys.modules and fruits["pear"] is fruits.find("pear") and fruits.keep("pear") == "pear"
+    assert "did you mean 'pear'" in says(lambda: fruits["paer"])
+    assert Registry("fruit").names == ()
+    del sys.modules["orchard"]
+
+
+def test_a_package_may_register_its_entry_itself(tmp_path, monkeypatch):
+    source = "from test_core import SHELF\n@SHELF.register('quince')\ndef quince(): return 'hard'\nSHELF['quince'] = (quince, 'a record')\n"
+    tiny.installed(tmp_path, monkeypatch, "shelf", source, shelf="quince = shelf:quince")
+    assert SHELF["quince"][1] == "a record"
+    del sys.modules["shelf"], SHELF["quince"]
+
+
+SHELF = Registry("shelf", record=lambda fn: (fn, "made from a function"))
+
+
+@pytest.mark.parametrize("line, about", [("plum = no_such_package:plum", "no_such_package"), ("plum = textwrap:plum", "plum")])
+def test_an_entry_point_that_cannot_be_loaded_is_refused_with_its_package(line, about, tmp_path, monkeypatch):
+    tiny.installed(tmp_path, monkeypatch, "rotten", "", fruit=line)
+    assert (said := says(lambda: Registry("fruit")["plum"])).startswith("'plum' of rotten cannot be loaded") and about in said
+
+
+def test_a_name_found_by_import_is_kept_as_a_reference():
+    found = SHELF.keep("tiny:listen")
+    assert found == Reference.to(tiny.listen) and SHELF["tiny:listen"] == SHELF.find(found) == SHELF.find(tiny.listen) == (tiny.listen, "made from a function")
+    assert SHELF.names == () and str(found) == "tiny:listen"  # what was found is not registered
+
+
+@pytest.mark.parametrize("name", ["tiny:listen ", " tiny:listen", "tiny:listen\n", "tiny:", ":listen", "tiny::listen", "tiny:a:b", "tiny..x:listen", "tiny:listen.", ".tiny:listen", "os/path:join", "tiny:listen()", ""])
+def test_only_one_form_of_name_is_imported(name):
+    assert "cannot be imported here: write package.module:name" in says(lambda: named(name))
+    says(lambda: SHELF[name])
+
+
+def test_reading_a_file_imports_nothing(tmp_path, monkeypatch):
+    @data
+    class Shelf:
+        fruit: str
+
+        def __post_init__(self): SHELF.find(self.fruit)
+
+    (tmp_path/"trap.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert "without the hash of its source" in says(lambda: from_plain({"type": "Shelf", "fruit": "trap:f"}))
+        with pytest.raises(SystemExit):
+            Shelf("trap:f")
+        for kind in ("trap:f", "textwrap:dedent"):
+            says(lambda kind=kind: from_plain({"type": kind}))
+            says(lambda kind=kind: EVENTS[kind])
+        assert from_plain(to_plain(Shelf("tiny:listen") and Reference("trap:f", "0"*16))).name == "trap:f"
+    finally:
+        del DATA["Shelf"]

@@ -213,3 +213,13 @@ def by_row(scoring):
 
 
 by_row.steps = 5
+
+
+def installed(folder, monkeypatch, name, source, **points):
+    "A package on the path, as pip would leave it: a module of that name, and entry points `kind=\"name = module:thing\"` (blanks of the kind as underscores)."
+    (folder/f"{name}.py").write_text(source)
+    info = folder/f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info/"METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info/"entry_points.txt").write_text("".join(f"[lottery_nb.{kind}]\n{line}\n" for kind, line in points.items()))
+    monkeypatch.syspath_prepend(folder)
