@@ -20,6 +20,7 @@ from .core import (LATER, named, Reference, Event, LotteryError, Planned, RoundD
                              seed_for, fingerprint, safe_child, to_plain)
 from .data_texts import Vocabulary
 from .domains import Domain, domain, for_plan
+from .executors import Executor
 from .files import read_tensors, write_tensors
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
@@ -379,11 +380,12 @@ def find_tickets(
     device: str | torch.device = "auto",
     recall: Recall = NOTHING,      # what was trained before
     layout: str | int = "auto",    # which arms share their steps, as `train` takes it
+    executor: str | Executor = "threads",  # what runs the groups of arms, as `train` takes it
 ) -> Generator[Event, None, list[Ticket]]:
     "Find tickets, yielding events; returns one ticket for each seed and round. Refuses a bad plan before anything is trained."
     search, where = Search(plan), pick_device(device)
     yield search.planned()
-    dense = yield from train(_dense_arms(search), where, recall, layout)
+    dense = yield from train(_dense_arms(search), where, recall, layout, executor)
     yield RoundDone(0, 1.0, plan.schedule.rounds)
     seeds, tickets = [_first(search, d) for d in dense if d.arm.tags["role"] == "dense" and not d.failed], []
     for r in range(1, plan.schedule.rounds + 1):
@@ -392,7 +394,8 @@ def find_tickets(
             tickets.append(_ticket(search, s, r))
             yield _found(tickets[-1])
         arms = [a for s in seeds for a in _round_arms(search, s, r)]
-        done = {t.arm.seed: t for t in (yield from train(arms, where, recall, layout)) if t.arm.tags["role"] == "ticket" and not t.failed}
+        trained = yield from train(arms, where, recall, layout, executor)
+        done = {t.arm.seed: t for t in trained if t.arm.tags["role"] == "ticket" and not t.failed}
         seeds = [s for s in seeds if s.seed in done]
         for s in seeds: s.trained = done[s.seed].weights
         yield RoundDone(r, plan.schedule.density(r), plan.schedule.rounds)

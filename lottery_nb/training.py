@@ -8,7 +8,7 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PRECISIONS', 'QUIRKS', 'FROZEN_NORM', 'SL
            'steps_per_epoch', 'total_steps', 'optimizer_of', 'still_norms', 'precision_of', 'has_kernels',
            'channels_last', 'stackable', 'Stack', 'Trainer', 'recalibrated', 'batches_of', 'evaluate', 'guard_start',
            'guard_zeros', 'Record', 'Member', 'engine_of', 'identity', 'in_stack', 'Saved', 'Recall', 'check_layout',
-           'bucket', 'free_memory', 'memory_of', 'arrange', 'train', 'finish']
+           'bucket', 'free_memory', 'memory_of', 'arrange', 'Job', 'train', 'finish']
 
 # %% ../nbs/06_training.ipynb #c038dbf6
 import itertools, math, os, time
@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 import torch
 import torch.nn.functional as F
@@ -24,10 +23,11 @@ from torch import Tensor, nn
 from .core import (LATER, ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event, Layout, LotteryError, StackState, Tick, canonical, check_choice,
                              check_number, data, fingerprint, global_seed, pick_device, seed_for)
 from .domains import AUGMENTATIONS, Domain, Split, epoch_draws, epoch_order
+from .executors import Executor, executor_of
 from .masks import Mask
 from .models import Network
 from .rewinding import Snapshot, check_fit, masked
-from .stacks import Flat, Habits, Stacked, copied, habits, install, side_by_side
+from .stacks import Flat, Habits, Stacked, copied, habits, install
 
 # %% ../nbs/06_training.ipynb #96d6a486
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -716,15 +716,33 @@ def _threads(number: int, device: torch.device) -> Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
+# %% ../nbs/06_training.ipynb #c5ab870a
+@dataclass(frozen=True, eq=False)
+class Job:
+    "Arms that share their steps, to be trained. Called, it yields events and returns a `Trained` for each arm; pickled, it can be called elsewhere."
+    arms: Sequence[Arm]
+    device: torch.device
+    recall: Recall                      # what was trained before
+    threads: int = 1                    # CPU threads to compute on, which decide the bits: whoever calls it in another process sets as many first
+    template: nn.Module | None = None   # a network that is not trained, for its shape; None: one is built
+
+    def __call__(self) -> Generator[Event, None, list[Trained]]:
+        template = self.arms[0].network.build(0) if self.template is None else self.template
+        return _train_group(self.arms, self.device, self.recall, template)
+
+    def __reduce__(self) -> tuple:
+        return Job, (list(self.arms), self.device, self.recall, self.threads)
+
 # %% ../nbs/06_training.ipynb #aa3046e0
 def train(
     arms: Iterable[Arm],
     device: str | torch.device = "auto",
     recall: Recall = NOTHING,      # what was trained before
     layout: str | int = "auto",    # which arms share their steps: 'auto', 'alone', 'stacked', or how many at most
+    executor: str | Executor = "threads",  # what runs the groups of arms: a name in `EXECUTORS`, 'package.module:name', or an executor
 ) -> Generator[Event, None, list[Trained]]:
     "Train arms, yielding events; returns a `Trained` for each, in their order. Refuses bad arms before the first one starts."
-    arms, where, there = list(arms), pick_device(device), {}  # type: ignore[var-annotated]
+    arms, where, there, execute = list(arms), pick_device(device), {}, executor_of(executor)  # type: ignore[var-annotated]
     check_arms(arms)
     for a in arms:
         if (key := _data_of(a.domain)) not in there: there[key] = a.domain.to(where)
@@ -733,8 +751,9 @@ def train(
     plan = past if past and _possible(past, here) else arrange(list(here.values()), where, layout, recall)
     yield plan
     templates = {n: n.build(0) for n in {a.network: None for a in arms}}
-    jobs = [partial(_train_group, [here[n] for n in g], where, recall, templates[here[g[0]].network]) for g in plan.groups]
-    with _threads(plan.threads, where): done = yield from side_by_side(jobs, plan.lanes)
+    jobs = [Job([here[n] for n in g], where, recall, plan.threads, templates[here[g[0]].network]) for g in plan.groups]
+    with _threads(plan.threads, where):
+        done = yield from execute(jobs, plan.lanes)
     results = {r.arm.name: r for group in done for r in group}
     return [results[a.name] for a in arms]
 

@@ -15,6 +15,7 @@ from torch import nn
 from .core import LATER, Event, LotteryError, Planned, canonical, check_choice, check_number, data, fingerprint, generator, pick_device
 from .data_texts import Vocabulary, shared_pieces
 from .domains import Domain, domain, for_plan
+from .executors import Executor
 from .masks import Mask
 from .pruning import kept_count
 from .rewinding import CONTROLS, RATED, TRAINED, Beginning, Snapshot, at_rate, fresh, head_names, refit
@@ -197,8 +198,9 @@ def transfer(
     device: str | torch.device = "auto",
     recall: Recall = NOTHING,      # what was trained before
     layout: str | int = "auto",    # which arms share their steps, as `train` takes it
+    executor: str | Executor = "threads",  # what runs the groups of arms, as `train` takes it
 ) -> Generator[Event, None, list[Trained]]:
     "Train a transfer's arms, yielding events; returns what each arm gave. Refuses a bad plan before anything is trained."
     arms, where = transfer_arms(plan), pick_device(device)
     yield Planned(len(arms), float(sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)))
-    return (yield from train(arms, where, recall, layout))
+    return (yield from train(arms, where, recall, layout, executor))

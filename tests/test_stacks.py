@@ -27,7 +27,7 @@ from lottery_nb.models import NETWORKS, Network
 from lottery_nb.own_data import from_texts
 from lottery_nb.rewinding import fresh, masked
 from lottery_nb.runs import Run, record
-from lottery_nb.stacks import habits, side_by_side
+from lottery_nb.stacks import habits
 from lottery_nb.tickets import find_tickets
 from lottery_nb.training import OPTIMIZERS, SCHEDULES, Recall, Recipe, Trainer, arrange, identity, memory_of, precision_of, train
 
@@ -435,36 +435,6 @@ def test_a_network_that_draws_is_alone_in_its_process(two_threads):
     assert of("Layout", events)[0].lanes == 1
     assert listen(train(arms, "cpu", Laid([[a.name] for a in arms], 3, 1)))[1][0].lanes == 1  # a log that says otherwise is damaged
     assert len(results) == 3
-
-
-def test_lanes_are_told_in_any_order_and_lose_nothing():
-    def job(k):
-        for i in range(20):
-            if (k + i) % 5 == 0:
-                time.sleep(0.001)
-            yield k, i
-        return k*k
-
-    with within(30):
-        results, events = listen(side_by_side([lambda k=k: job(k) for k in range(7)], 3))
-    assert results == [k*k for k in range(7)] and all([i for j, i in events if j == k] == list(range(20)) for k in range(7))
-    assert [k for k, i in events if i == 0][:3] != [0, 1, 2] or len({k for k, _ in events[:12]}) > 1
-
-
-def test_a_lane_waits_until_its_event_was_looked_at():
-    seen = {0: 0, 1: 0}
-
-    def job(k):
-        for _ in range(5):
-            seen[k] += 1
-            yield k
-
-    stream, told = side_by_side([lambda k=k: job(k) for k in range(2)], 2), {0: 0, 1: 0}
-    for k in stream:
-        told[k] += 1
-        time.sleep(0.01)
-        assert seen[k] == told[k]  # not a step further
-    assert told == {0: 5, 1: 5}
 
 
 # --- memory ---

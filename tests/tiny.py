@@ -1,5 +1,6 @@
 """Small data, networks and arms for the tests of the engine; the networks are found by name, as a user's would be."""
 import contextlib
+import pickle
 import signal
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch import nn
 from lottery_nb import tickets as tickets_module
 from lottery_nb.core import generator, seed_for
 from lottery_nb.domains import batch_images, domain
+from lottery_nb.executors import in_threads
 from lottery_nb.masks import Mask
 from lottery_nb.models import Network
 from lottery_nb.own_data import from_arrays
@@ -223,3 +225,12 @@ def installed(folder, monkeypatch, name, source, **points):
     (info/"METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info/"entry_points.txt").write_text("".join(f"[lottery_nb.{kind}]\n{line}\n" for kind, line in points.items()))
     monkeypatch.syspath_prepend(folder)
+
+
+SENT = []  # the jobs of the last training with this executor
+
+
+def sent(jobs, lanes):
+    "An executor that runs copies of its jobs, as another process would."
+    SENT[:] = [pickle.loads(pickle.dumps(job)) for job in jobs]
+    return in_threads(SENT, lanes)
