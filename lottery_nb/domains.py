@@ -8,7 +8,7 @@ __all__ = ['DOMAINS', 'SHIFTS', 'AUGMENTATIONS', 'PADDING', 'Loader', 'register_
            'parse_shift', 'pick_classes', 'Split', 'first_of_each', 'split_positions', 'relabel', 'adapt_pictures',
            'adapter_names', 'Content', 'mean_and_std', 'Loaded', 'Served', 'Shown', 'Adaptable', 'Planned', 'Kind',
            'Domain', 'check_shape', 'read_raw', 'shifted', 'found_of', 'content_of', 'check_modality', 'vocabulary',
-           'joint_vocabulary', 'vocabulary_of', 'in_pieces', 'fitted', 'domain', 'for_plan', 'epoch_order',
+           'joint_vocabulary', 'vocabulary_of', 'in_pieces', 'fitted', 'domain', 'imported', 'for_plan', 'epoch_order',
            'epoch_draws', 'pixel_rows', 'augmented', 'batch_images']
 
 # %% ../nbs/01_domains.ipynb #783dc13b
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from .core import DATA, LotteryError, Registry, check_choice, check_number, fingerprint, generator, to_plain
+from .core import BY_IMPORT, DATA, LotteryError, Registry, check_choice, check_number, fingerprint, generator, to_plain
 from .data_files import (CIFAR10, FASHION, TEN_DIGITS, Raw, Texts, data_folders, load_cifar10, load_digits, load_fashion_mnist,
                                    load_mnist, load_smallnorb, stratified)
 from .data_texts import AMAZON, COVERAGE, LENGTH, PIECES, SENTIMENT, Vocabulary, encode, kept_vocabulary, load_amazon
@@ -37,7 +37,7 @@ class Loader:
     built_in: bool = False                  # comes with this package, so every process knows it
     modality: str | None = "image"          # or 'text'; None: seen when it is read
 
-DOMAINS = Registry("domain")
+DOMAINS = Registry("domain", record=lambda load: load if isinstance(load, Loader) else Loader(load, modality=None))
 "Name -> `Loader`."
 DOMAINS.update(digits=Loader(load_digits, TEN_DIGITS, True), mnist=Loader(load_mnist, TEN_DIGITS, True),
                fashion_mnist=Loader(load_fashion_mnist, FASHION, True), cifar10=Loader(load_cifar10, CIFAR10, True),
@@ -675,11 +675,22 @@ def domain(
     "The domain of that name; nothing is read yet, but what is wrong with the name is refused (`LotteryError`)."
     if isinstance(name, Domain): return name
     check_number(validation, "validation", 0, 0.5, above=True)
+    if isinstance(name, str) and (loader_name := BY_IMPORT.match(name.strip())):
+        return imported(loader_name[0], name.strip()[loader_name.end():], validation)
     spec = parse_name(name)
     loader = DOMAINS[spec.base]
     if loader.modality: check_modality(spec, loader.modality)
     if loader.classes: pick_classes(spec.classes, loader.classes, name)
     return Domain(spec, validation)
+
+def imported(
+    loader: str,         # 'package.module:name' of a function that gives a `Raw` or a `Domain`
+    rest: str,           # of the domain's name: classes, shifts, limit
+    validation: float,   # share of each training class
+) -> Domain:
+    "A domain whose loader is found by import. It is read at once and goes by the loader's name, so that a plan keeps its data and no reader imports anything."
+    raw = read_raw(loader, data_folders())
+    return Domain(parse_name(loader.rpartition(":")[2].replace(".", "-") + rest), validation, raw=raw)
 
 def for_plan(
     source: "str | Domain",  # a name, or a domain

@@ -7,8 +7,8 @@ __all__ = ['HEADS', 'EXTRA_PARAMETERS', 'NETWORKS', 'CONV_STAGES', 'VGG_STAGES',
            'PRUNABLE', 'WIDTH_STEPS', 'scaled', 'image_shape', 'initialise', 'MLPHead', 'make_head', 'with_head',
            'lenet', 'logistic', 'conv_stages', 'conv_net', 'vgg', 'Residual', 'conv_norm', 'residual', 'resnet',
            'Windows', 'TextCNN', 'text_cnn', 'evaluating', 'zeros_for', 'outputs_of', 'run_once', 'head_of',
-           'head_parameters', 'stored_weight', 'replace_head', 'prunable', 'label_of', 'options_of', 'construct',
-           'checked', 'Described', 'Network', 'summary', 'small_network']
+           'head_parameters', 'stored_weight', 'replace_head', 'prunable', 'label_of', 'made_here', 'options_of',
+           'construct', 'checked', 'Described', 'Network', 'summary', 'small_network']
 
 # %% ../nbs/02_models.ipynb #df43b508
 import inspect
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .core import LotteryError, Reference, Registry, check_choice, check_number, data, global_seed, named, to_plain
+from .core import LotteryError, Reference, Registry, check_choice, check_number, data, global_seed, to_plain
 
 # %% ../nbs/02_models.ipynb #e91f12ae
 def scaled(
@@ -465,12 +465,17 @@ def label_of(
     return name if isinstance(name, str) else getattr(name, "__name__", repr(name))
 
 # %% ../nbs/02_models.ipynb #d9666461
+def made_here(
+    factory: Callable,  # of a network
+) -> bool:
+    "Whether a factory is one of this package, which takes a head and can be built without memory."
+    return getattr(factory, "func", factory).__module__ == __name__
+
 def options_of(
     network: "Network",  # what to make
 ) -> dict[str, Any]:
     "What its factory is told beside shape and classes; refuses a width or a vocabulary that the factory does not take."
-    factory = NETWORKS[network.name] if isinstance(network.name, str) else network.name
-    takes = inspect.signature(named(factory.name) if isinstance(factory, Reference) else factory).parameters
+    takes = inspect.signature(NETWORKS.find(network.name)).parameters
     if network.width != 1 and "width" not in takes:
         raise LotteryError(f"width={network.width:g} of {label_of(network.name)}: it takes no width; give the factory a parameter width=1.0, or leave width at 1")
     if network.vocabulary and "vocabulary" not in takes:
@@ -486,9 +491,9 @@ def construct(
     "Call the factory; refuses one of the user's that gives no module, the wrong number of logits, or takes no width when one is asked for."
     factory, shape, n = network.name, network.input_shape, network.n_classes
     options = options_of(network)
-    if isinstance(factory, str):
+    if network.built_in:
         return NETWORKS[factory](shape, n, head=network.head, **options)
-    model = factory(shape, n, **options)
+    model = NETWORKS.find(factory)(shape, n, **options)
     if not isinstance(model, nn.Module):
         raise LotteryError(f"{label_of(factory)} gives {type(model).__name__}: let the factory return an nn.Module")
     run_once(model, shape, n)  # lazy layers take their shapes here
@@ -507,10 +512,7 @@ def checked(
     check_choice(network.head, HEADS, "Network.head")
     if network.vocabulary is not None:
         check_number(network.vocabulary, "Network.vocabulary", low=2, whole=True)
-    name = network.name
-    if isinstance(name, str) and ":" in name:
-        name = Reference.to(named(name))
-    return {"name": name, "input_shape": shape, "width": float(network.width)}
+    return {"name": NETWORKS.keep(network.name), "input_shape": shape, "width": float(network.width)}
 
 # %% ../nbs/02_models.ipynb #87a84192
 class Described:
@@ -546,8 +548,13 @@ class Network(Described):
     def __post_init__(self):
         for field, value in checked(self).items():
             object.__setattr__(self, field, value)
-        if isinstance(self.name, str):
+        if self.built_in:
             self.skeleton()
+
+    @property
+    def built_in(self) -> bool:
+        "Whether its factory is one of this package; a network of yours is built and run to see what it is."
+        return isinstance(self.name, str) and made_here(NETWORKS[self.name])
 
     def build(self,
         seed: int,  # of the initial weights
@@ -559,7 +566,7 @@ class Network(Described):
     def skeleton(self) -> nn.Module:
         "The network without memory for its weights (on the 'meta' device), to count them; one of your own is built in earnest."
         with torch.device("meta"):
-            return construct(self, 0) if isinstance(self.name, str) else self.build(0)
+            return construct(self, 0) if self.built_in else self.build(0)
 
     def with_(self, **changes) -> "Network":
         "The same network with other fields: `network.with_(n_classes=5, head='mlp')`."

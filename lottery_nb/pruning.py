@@ -211,13 +211,13 @@ def _own_rates(
 def quotas(
     mask: Mask,                                      # the last mask
     density: float,                                  # of the parameters without a rate of their own
-    scope: str = "global",                           # 'global', 'layer', 'erk' or a name registered in SCOPES
+    scope: str | Callable = "global",                # 'global', 'layer', 'erk', another name of SCOPES, or a function of yours
     layer_densities: Mapping[str, float] | None = None, # own density by layer ('fc3') or parameter ('fc3.weight')
 ) -> Quotas: # (parameters ranked together, how many of their weights to keep)
     "Who is ranked with whom and how many stay; refuses unknown names and more weights than the mask keeps."
     own = _own_rates(mask, layer_densities or {})
     named = {n for names, _ in own for n in names}
-    return own + SCOPES[scope](mask, tuple(n for n in mask if n not in named), density)
+    return own + SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)
 
 # %% ../nbs/04_pruning.ipynb #5d356728
 def _kth_largest(
@@ -279,7 +279,7 @@ def prune(
     scores: Mapping[str, Tensor],                    # by parameter name, higher = keep
     mask: Mask,                                      # the last mask; what it pruned stays pruned
     density: float,                                  # share of all weights to keep, 0 to 1
-    scope: str = "global",                           # 'global', 'layer', 'erk' or a name registered in SCOPES
+    scope: str | Callable = "global",                # 'global', 'layer', 'erk', another name of SCOPES, or a function of yours
     layer_densities: Mapping[str, float] | None = None, # own density by layer ('fc3') or parameter ('fc3.weight')
 ) -> Mask: # nested in `mask`, exactly round(density × N) weights kept
     "Keep the weights with the highest scores; refuses NaN scores, unknown names and more weights than are left."
@@ -429,11 +429,11 @@ def make_mask(
     criterion: str | Callable[[Scoring], Mapping[str, Tensor]], # a name of CRITERIA, or a function of yours
     scoring: Scoring,                                # the network and its last mask
     density: float,                                  # share of all weights to keep, 0 to 1
-    scope: str = "global",                           # 'global', 'layer', 'erk' or a name registered in SCOPES
+    scope: str | Callable = "global",                # 'global', 'layer', 'erk', another name of SCOPES, or a function of yours
     layer_densities: Mapping[str, float] | None = None, # own density by layer ('fc3') or parameter ('fc3.weight')
 ) -> Mask: # nested in the last mask, exactly round(density × N) weights kept
     "The next mask; refuses what `prune` refuses, and unknown criteria."
-    score = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+    score = CRITERIA.find(criterion)
     steps, mask = getattr(score, "steps", 1), scoring.mask
     goal = [(names, sum(mask.kept_in[n] for n in names), count) for names, count in quotas(mask, density, scope, layer_densities)]
     for step in range(1, steps + 1):

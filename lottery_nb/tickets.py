@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from . import __version__
-from .core import (LATER, named, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, canonical, check_choice, check_number, data, from_plain, pick_device,
+from .core import (LATER, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, about, canonical, check_choice, check_number, data, from_plain, pick_device,
                              seed_for, fingerprint, safe_child, to_plain)
 from .data_texts import Vocabulary
 from .domains import Domain, domain, for_plan
@@ -186,7 +186,7 @@ def _load(path: str | Path) -> Ticket:
         if not isinstance(ticket.network.name, (str, Reference)): raise LotteryError("its network has no name: the file is damaged, use a fresh copy")
         for snapshot in snapshots.values():
             mask.apply(snapshot.weights)
-            if isinstance(ticket.network.name, str): check_fit(ticket.network.skeleton(), snapshot)
+            if ticket.network.built_in: check_fit(ticket.network.skeleton(), snapshot)
         return ticket
     except LotteryError as e: raise LotteryError(f"{name}: {' '.join(str(e).split())[:400]}") from None
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
@@ -207,7 +207,7 @@ class FindPlan:
     recipe: Recipe = Recipe()
     seeds: Any = 3                               # how many (0, 1, …), or which; kept as a tuple
     criterion: str | Callable = "magnitude"
-    scope: str = "global"                        # 'global', 'layer' or 'erk'
+    scope: str | Callable = "global"             # 'global', 'layer' or 'erk'
     score_at: str = "trained"                    # score the trained weights, or those at the 'start' (SNIP, GraSP, SynFlow before training)
     prunable: tuple | None = None                # parameter names; None: weights of convolution, linear and embedding layers but the head
     layer_fractions: Mapping[str, float] = field(default_factory=dict)  # share pruned in each round in layers of their own rate: {'head': 0.1}
@@ -238,7 +238,7 @@ def seeds_from(
 
 # %% ../nbs/07_tickets.ipynb #9f60aa11
 KINDS = {"recipe": "give a Recipe(…)", "schedule": "give a schedule such as geometric(fraction=0.2, rounds=10)", "layer_fractions": "give a dictionary such as {'head': 0.1}",
-         "controls": "give a tuple of names", "prunable": "give a tuple of parameter names, or None", "network": "give a name, a factory or a Network", "criterion": "give a name or a function"}
+         "controls": "give a tuple of names", "prunable": "give a tuple of parameter names, or None", "network": "give a name, a factory or a Network", "criterion": "give a name or a function", "scope": "give a name or a function"}
 "What a field of a plan must be, as it reads in an error."
 
 def check_rates(
@@ -258,14 +258,15 @@ def _check_find(p: FindPlan) -> None:
     object.__setattr__(p, "source", for_plan(p.source))
     for name, kind in (("recipe", Recipe), ("schedule", Schedule), ("layer_fractions", Mapping), ("controls", (tuple, list)), ("prunable", (tuple, list, type(None)))):
         if not isinstance(getattr(p, name), kind): raise LotteryError(f"FindPlan.{name}={getattr(p, name)!r}: " + KINDS[name])
-    for name in ("network", "criterion"):
-        if not (isinstance(getattr(p, name), (str, Network)) or callable(getattr(p, name))): raise LotteryError(f"FindPlan.{name}={getattr(p, name)!r}: {KINDS[name]}")
+    for name, registry in (("network", NETWORKS), ("criterion", CRITERIA), ("scope", SCOPES)):
+        value = getattr(p, name)
+        if not (isinstance(value, (str, Network)) or callable(value)):
+            raise LotteryError(f"FindPlan.{name}={value!r}: {KINDS[name]}", f"FindPlan.{name}")
+        with about(f"FindPlan.{name}"):
+            object.__setattr__(p, name, registry.keep(value))
+    with about("FindPlan.controls"):
+        object.__setattr__(p, "controls", tuple(CONTROLS.keep(control) for control in p.controls))
     object.__setattr__(p, "rates", check_rates(p.rates, p.recipe.lr, "FindPlan.rates"))
-    if isinstance(p.network, str) and ":" in p.network: object.__setattr__(p, "network", Reference.to(named(p.network)))
-    if isinstance(p.network, str): NETWORKS[p.network]
-    if isinstance(p.criterion, str): CRITERIA[p.criterion]
-    for control in p.controls: CONTROLS[control]
-    SCOPES[p.scope]
     check_choice(p.score_at, SCORE_AT, "FindPlan.score_at")
     check_choice(p.retrain, RETRAIN, "FindPlan.retrain")
     rewind_step(p.rewind, 1)
@@ -335,9 +336,8 @@ def _next_mask(search: Search, s: _Seed, r: int, device: torch.device) -> Mask:
     weights = {n: p.detach() for n, p in model.named_parameters() if n in search.names}
     start = {n: s.rewound.weights[n].to(device) for n in search.names}
     scoring = Scoring(model=model, weights=weights, start=start, mask=s.mask.to(device), batches=batches_of(search.domain, s.seed, device, plan.recipe.batch_size), seed=seed_for(s.seed, "prune", r))
-    criterion = CRITERIA[plan.criterion] if isinstance(plan.criterion, str) else plan.criterion.found() if isinstance(plan.criterion, Reference) else plan.criterion
     own = {n: (1 - f) ** r for n, f in search.fractions.items()}
-    return make_mask(criterion, scoring, plan.schedule.density(r), scope=plan.scope, layer_densities=own).to("cpu")
+    return make_mask(plan.criterion, scoring, plan.schedule.density(r), scope=plan.scope, layer_densities=own).to("cpu")
 
 # %% ../nbs/07_tickets.ipynb #3e1b3746
 def _ticket(search: Search, s: _Seed, r: int) -> Ticket:

@@ -238,11 +238,11 @@ def stackable(arm: Arm) -> bool: "Whether arms of its network may share a forwar
 
 def _wanders(arm: Arm) -> bool:
     "Whether a network of the user's draws random numbers of its own, from torch's one global state."
-    return not isinstance(arm.network.name, str) and _habits(arm).draws
+    return not arm.network.built_in and _habits(arm).draws
 
 def _habits(arm: Arm) -> Habits:
     "Those of its network: a built-in one on four inputs, one of the user's on a whole batch."
-    rows = 4 if isinstance(arm.network.name, str) else arm.recipe.batch_size
+    rows = 4 if arm.network.built_in else arm.recipe.batch_size
     return habits(arm.network, arm.domain.inputs(arm.domain.train.x, torch.arange(min(rows, len(arm.domain.train.y)))))
 
 # %% ../nbs/06_training.ipynb #e7b59f27
@@ -271,7 +271,7 @@ class Stack:
         self.step, self.updates = first.start.step, first.start.updates
         self.per_epoch, self.total = steps_per_epoch(first.domain, first.recipe), total_steps(first)
         self.draws = _wanders(first)
-        self.drops = not isinstance(first.network.name, str) or any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.model.modules())
+        self.drops = not first.network.built_in or any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.model.modules())
         self.still = still_norms(self.model, first)
 
     def _alike(self, tensors: list[Tensor]) -> Tensor:
