@@ -7,9 +7,9 @@ __all__ = ['T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LATER', 'EVENTS', 'Lo
            'expect_error', 'about', 'Registry', 'entries_of', 'loaded', 'field_in', 'check_choice', 'check_number',
            'pick_device', 'device_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'data', 'name_of',
            'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child',
-           'Event', 'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken',
-           'ArmFailed', 'TicketFound', 'RoundDone', 'RunDone', 'RunFailed', 'NotSaved', 'RunPaused', 'RunResumed',
-           'RunStopped', 'Tick', 'StackState', 'event_from']
+           'density_text', 'time_text', 'fits', 'Event', 'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted',
+           'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed', 'TicketFound', 'RoundDone', 'NotSaved', 'RunDone',
+           'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped', 'Tick', 'StackState', 'Unknown', 'event_from']
 
 # %% ../nbs/00_core.ipynb #cc1b4112
 import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, re, secrets
@@ -19,7 +19,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
@@ -415,27 +416,103 @@ def safe_child(
     if not good: raise LotteryError(f"name {str(name)[:80]!r}{'…' * (len(str(name)) > 80)}: give a plain name without folders, at most 200 characters")
     return Path(folder)/name
 
+# %% ../nbs/00_core.ipynb #620e2d3b
+def density_text(
+    density: float,  # share of prunable weights kept, 0..1
+) -> str:
+    "A density as a person reads it: three significant digits, in per cent."
+    return f"{100 * density:.3g} %"
+
+def time_text(
+    seconds: float,  # wall-clock time
+) -> str:
+    "A duration in the two largest units that matter."
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
 # %% ../nbs/00_core.ipynb #aeb6baca
+def fits(
+    value: Any,  # as JSON gave it
+    kind: Any,   # the type of a field
+) -> bool:
+    "Whether a value is of a type; a whole number that a table cannot hold is of none, and what cannot be checked fits."
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return False
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    wider = {float: (int, float), tuple: (tuple, list)}
+    with suppress(TypeError):
+        return isinstance(value, wider.get(origin or kind, origin or kind))
+    return True
+
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+    "The types of a dataclass's fields."
+    try:
+        hints = get_type_hints(cls)
+    except (NameError, TypeError, AttributeError):  # names that only a type checker sees
+        hints = {}
+    return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(cls)}
+
+# %% ../nbs/00_core.ipynb #280046cc
 @dataclass(frozen=True)
 class Event:
-    "Something that happened in a run."
-    logged = True  # whether it is a line in a log
+    "Something that happened in a run: facts that JSON holds (numbers, texts, lists, and dictionaries by text)."
+    logged = True   # whether it is a line in a log
+    word = ""       # how the run stands after it: 'running', 'paused', 'stopped', 'failed', 'done'; '' where that stays
+    detail = False  # whether a short account of a run leaves it out
+
     def line(self) -> str:
         "The event as one line of JSON."
-        logged = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.repr}
-        return json.dumps({"event": type(self).__name__, **logged}, separators=(",", ":"), ensure_ascii=False)
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.repr}
+        return json.dumps({"event": type(self).__name__, **facts}, separators=(",", ":"), ensure_ascii=False)
 
+    def sound(self) -> bool:
+        "Whether all that it holds is of the type that it should be, which an event from a damaged log may not be."
+        cls: Any = type(self)
+        return all(fits(getattr(self, name), kind) for name, kind in _types(cls).items() if name != "made")
+
+    def key(self) -> tuple | None:
+        "(kind, arm, what else makes it the same event in a run that was taken up again); None for one that tells of a process."
+        arm = getattr(self, "arm", None)
+        return None if self.word else (type(self).__name__, arm if isinstance(arm, str) else None, self.line())
+
+    def says(self) -> str:
+        "How it reads for a person, in one line."
+        return _in_words(type(self).__name__, {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+def _in_words(name: str, facts: Mapping[str, Any]) -> str:
+    "A kind of event that nobody put into words."
+    text = ", ".join(f"{key} {value!r}" for key, value in facts.items())
+    return f"{name}: {text}"[:200] if text else name
+
+# %% ../nbs/00_core.ipynb #d90f80d6
 EVENTS = Registry("event", imports=False)
+_OUTER = ("t", "event")  # names on a line of a log that are no field of an event
 
 @dataclass_transform(frozen_default=True)
 def event(cls: type[T]) -> type[T]:
-    "Class decorator: a frozen dataclass that is an event of its own name."
-    return EVENTS.register(cls.__name__)(dataclass(frozen=True)(cls))
+    "Class decorator: a frozen dataclass that is an event of its own name; refuses a name that is taken and fields that a log needs itself."
+    name, made = cls.__name__, dataclass(frozen=True)(cls)
+    if not issubclass(made, Event):
+        raise LotteryError(f"event {name!r} is no Event: write `class {name}(Event)`")
+    if taken := [f.name for f in dataclasses.fields(made) if f.name in _OUTER]:
+        raise LotteryError(f"event {name!r} has a field {taken[0]!r}, which each line of a log has: give the field another name")
+    before = EVENTS.get(name, cls)
+    if (before.__module__, before.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise LotteryError(f"event {name!r} is the name of {before.__module__}.{before.__qualname__}: give yours another name")
+    return EVENTS.register(name)(made)
 
 # %% ../nbs/00_core.ipynb #a7d42fa3
 @event
 class RunStarted(Event):
     "A process began (or took up again) a plan."
+    word = "running"
     plan: str          # the plan's hash
     kind: str          # 'FindPlan', 'TransferPlan' …
     device: str        # 'cpu', 'cuda:0' …
@@ -443,19 +520,45 @@ class RunStarted(Event):
     versions: dict     # of this package, torch and Python
     threads: int       # CPU threads in use
 
+    def says(self) -> str:
+        "Where it runs."
+        return f"a process began on {self.device_name}"
+
 @event
 class Planned(Event):
     "What a plan comes to, known before anything is trained."
     arms: int          # networks to train
     images: float      # training examples that they will see in all, at most
 
+    def key(self) -> tuple:
+        "One a run."
+        return "Planned", None
+
+    def says(self) -> str:
+        "How many networks."
+        return f"{self.arms} networks to train"
+
+# %% ../nbs/00_core.ipynb #06a1963a
 @event
 class Layout(Event):
     "Which arms share a step (one that stands alone is a group of one), and how many groups are trained beside each other."
+    detail = True
     groups: list       # of lists of arm names
     lanes: int = 1     # groups trained at a time
     threads: int = 1   # CPU threads of each
     asked: str = ""    # the layout that was asked for: 'auto', 'alone', 'stacked' or a number
+
+    def sound(self) -> bool:
+        "Whether the groups are lists of names."
+        return super().sound() and all(isinstance(g, list) and all(isinstance(name, str) for name in g) for g in self.groups)
+
+    def key(self) -> tuple:
+        "Its groups."
+        return "Layout", None, json.dumps(self.groups)
+
+    def says(self) -> str:
+        "How many groups."
+        return f"{sum(map(len, self.groups))} networks in {len(self.groups)} groups, {self.lanes} at a time"
 
 # %% ../nbs/00_core.ipynb #95f254b1
 @event
@@ -467,9 +570,23 @@ class ArmStarted(Event):
     images: int        # training examples in an epoch
     identity: str = "" # hash of all that decides what the training gives; '' where that cannot be told (a lambda as network)
 
+    def sound(self) -> bool:
+        "Whether the tags are words and numbers."
+        return super().sound() and all(fits(v, str | float | None) for v in self.tags.values())
+
+    def key(self) -> tuple:
+        "One an arm."
+        return "ArmStarted", self.arm
+
+    def says(self) -> str:
+        "Which arm."
+        return f"training {self.arm}"
+
+# %% ../nbs/00_core.ipynb #c4e63c1b
 @event
 class EpochDone(Event):
     "An arm ended an epoch; losses are means over the split."
+    detail = True
     arm: str
     epoch: int                   # epochs completed, counted from the start of its schedule
     step: int                    # optimizer steps completed, likewise
@@ -480,21 +597,52 @@ class EpochDone(Event):
     validation_accuracy: float   # 0..1
     seconds: float               # that this epoch took, evaluation included
 
+    def key(self) -> tuple:
+        "One an epoch."
+        return "EpochDone", self.arm, self.epoch
+
+    def says(self) -> str:
+        "How good it is."
+        return f"{self.arm}: epoch {self.epoch}, validation accuracy {100 * self.validation_accuracy:.2f} %"
+
 # %% ../nbs/00_core.ipynb #a16f04e1
 @event
 class ArmDone(Event):
     "An arm is trained; test data was read once, for its kept epoch."
+    detail = True
     arm: str
     epoch: int            # the kept epoch
     metrics: dict         # {'test': {'accuracy': …, 'loss': …}, 'validation': {…}}
     seconds: float        # whole training
     made: Any = dataclasses.field(default=None, repr=False, compare=False)  # what was trained, for who stores it; not logged
 
+    def sound(self) -> bool:
+        "Whether the metrics are numbers."
+        return super().sound() and all(isinstance(m, dict) and all(fits(v, float) for v in m.values()) for m in self.metrics.values())
+
+    def key(self) -> tuple:
+        "One an arm."
+        return "ArmDone", self.arm
+
+    def says(self) -> str:
+        "How long it took."
+        return f"{self.arm} is trained, in {time_text(self.seconds)}"
+
+# %% ../nbs/00_core.ipynb #d341f7aa
 @event
 class ArmTaken(Event):
     "An arm is not trained again: its result was on disk."
+    detail = True
     arm: str
     identity: str
+
+    def key(self) -> tuple:
+        "One an arm."
+        return "ArmTaken", self.arm
+
+    def says(self) -> str:
+        "Which arm."
+        return f"{self.arm} is taken from disk"
 
 @event
 class ArmFailed(Event):
@@ -504,6 +652,14 @@ class ArmFailed(Event):
     step: int
     reason: str           # one sentence
     made: Any = dataclasses.field(default=None, repr=False, compare=False)  # as of ArmDone: a training that failed is not repeated either
+
+    def key(self) -> tuple:
+        "One an arm."
+        return "ArmFailed", self.arm, self.epoch
+
+    def says(self) -> str:
+        "Why."
+        return f"{self.arm} ended early: {self.reason}"
 
 # %% ../nbs/00_core.ipynb #5ab628ee
 @event
@@ -518,6 +674,21 @@ class TicketFound(Event):
     layers: dict       # parameter name -> [kept, size]
     made: Any = dataclasses.field(default=None, repr=False, compare=False)  # the ticket itself, for who stores it; not logged
 
+    def sound(self) -> bool:
+        "Whether each layer has two numbers."
+        pairs = self.layers.values() if isinstance(self.layers, dict) else ()
+        whole = all(isinstance(n, list) and len(n) == 2 and all(fits(v, float) for v in n) and n[1] > 0 for n in pairs)
+        return super().sound() and whole
+
+    def key(self) -> tuple:
+        "One a ticket."
+        return "TicketFound", None, self.ticket
+
+    def says(self) -> str:
+        "How much is kept."
+        return f"ticket {self.ticket}: {density_text(self.density)} kept"
+
+# %% ../nbs/00_core.ipynb #cf9264c5
 @event
 class RoundDone(Event):
     "All arms of a round are trained."
@@ -525,17 +696,13 @@ class RoundDone(Event):
     density: float
     rounds: int        # how many there will be, the dense round not counted
 
-# %% ../nbs/00_core.ipynb #200c67c2
-@event
-class RunDone(Event):
-    "The plan is done."
-    seconds: float     # of training, over all processes that worked on it
+    def key(self) -> tuple:
+        "One a round."
+        return "RoundDone", None, self.round
 
-@event
-class RunFailed(Event):
-    "The run ended by an error."
-    reason: str        # one sentence
-    traceback: str
+    def says(self) -> str:
+        "Which round."
+        return f"round {self.round} of {self.rounds} is done"
 
 @event
 class NotSaved(Event):
@@ -543,17 +710,62 @@ class NotSaved(Event):
     arm: str
     reason: str        # one sentence
 
+    def key(self) -> None:
+        "It tells of a process."
+
+    def says(self) -> str:
+        "Why."
+        return self.reason
+
+# %% ../nbs/00_core.ipynb #200c67c2
+@event
+class RunDone(Event):
+    "The plan is done."
+    word = "done"
+    seconds: float     # of training, over all processes that worked on it
+
+    def says(self) -> str:
+        "How long it took."
+        return f"done after {time_text(self.seconds)}"
+
+@event
+class RunFailed(Event):
+    "The run ended by an error."
+    word = "failed"
+    reason: str        # one sentence
+    traceback: str
+
+    def says(self) -> str:
+        "Why."
+        return f"failed: {self.reason}"
+
+# %% ../nbs/00_core.ipynb #b3f1ea79
 @event
 class RunPaused(Event):
     "Training waits until it is told to go on."
+    word = "paused"
+
+    def says(self) -> str:
+        "That it waits."
+        return "paused"
 
 @event
 class RunResumed(Event):
     "Training goes on after a pause."
+    word = "running"
+
+    def says(self) -> str:
+        "That it goes on."
+        return "goes on"
 
 @event
 class RunStopped(Event):
     "The run was told to stop; it can be taken up again."
+    word = "stopped"
+
+    def says(self) -> str:
+        "That it has ended."
+        return "stopped"
 
 # %% ../nbs/00_core.ipynb #4a1a1fd8
 @event
@@ -573,15 +785,36 @@ class StackState(Event):
     state: Any = dataclasses.field(default=None, repr=False, compare=False)
 
 # %% ../nbs/00_core.ipynb #4c2b74dd
+@dataclass(frozen=True)
+class Unknown(Event):
+    "An event of a kind that is not known here: plain data."
+    name: str     # of its kind
+    fields: dict  # what it holds
+
+    def line(self) -> str:
+        "The line that it was read from."
+        return json.dumps({"event": self.name, **self.fields}, separators=(",", ":"), ensure_ascii=False)
+
+    def key(self) -> tuple:
+        "All of it."
+        arm = self.fields.get("arm")
+        return self.name, arm if isinstance(arm, str) else None, self.line()
+
+    def says(self) -> str:
+        "Its name and fields."
+        return _in_words(self.name, self.fields)
+
 def event_from(
     line: str | bytes,  # one line of a log
 ) -> Event:
-    "The event on a line; refuses what is not one, naming the start of the line."
+    "The event on a line, `Unknown` where its kind is not registered; refuses what is not one, naming the start of the line."
     try:
-        fields = json.loads(line)
-        cls = EVENTS[fields.pop("event")]
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in fields.items() if k in known})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
-        if isinstance(e, LotteryError): raise
+        facts = json.loads(line)
+        if not (name := facts["event"]).isidentifier():
+            raise ValueError(name)
+        if name not in EVENTS:
+            return Unknown(name, {key: value for key, value in facts.items() if key not in _OUTER})
+        cls = EVENTS[name]
+        return cls(**{f.name: facts[f.name] for f in dataclasses.fields(cls) if f.name in facts})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise LotteryError(f"{line[:40]!r} is not an event: the line is torn or was written by something else") from None

@@ -24,8 +24,7 @@ import psutil, traitlets
 from PIL import Image
 from .core import LotteryError, RunFailed, safe_child, write_atomic
 from .domains import AUGMENTATIONS, DOMAINS, SHIFTS, Domain, domain
-from .follow import (Follower, awaited, ended_without, live_accuracy, live_layers, live_matrix, live_targets, live_training, mask_figure, mask_of, matrix_height, progress_of, targets_height,
-                               told)
+from .follow import (Follower, awaited, ended_without, live_accuracy, live_layers, live_matrix, live_targets, live_training, mask_figure, mask_of, matrix_height, progress_of, targets_height)
 from .forms import (FIND, KINDS, LONG, REWINDS, TRANSFER, Cost, Looked, cell_of, cost_key, devices, find_plan, gpus, looked_at, measure, place_of, refusals, schedule_of,
                               targets_of_form, transfer_plan, transfer_refusals)
 from .live import Live
@@ -578,7 +577,7 @@ def _mask(tab: WatchTab, f: Follower) -> go.Figure:
 
 def _said(f: Follower | None) -> str:
     "The last events of a run, newest first."
-    lines = [f"<li>{time.strftime('%H:%M:%S', time.localtime(t))} {escape(text)}</li>" for t, e in reversed(f.said if f else ()) if (text := told(e))]
+    lines = [f"<li>{time.strftime('%H:%M:%S', time.localtime(t))} {escape(e.says())}</li>" for t, e in reversed(f.said if f else ())]
     return f'<ul class="lottery-log" aria-label="what the run said">{"".join(lines)}</ul>'
 
 def _facts(f: Follower | None) -> str:

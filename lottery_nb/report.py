@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TOLD', 'KINDS', 'QUIET', 'LIMITS', 'STYLE', 'SCRIPT', 'verdicts_text', 'findings', 'words', 'tickets_text',
-           'schedule_text', 'recipe_text', 'plan_table', 'time_text', 'read_once', 'facts', 'warnings_of',
-           'verdict_section', 'html_table', 'html_figure', 'html_list', 'results_tables', 'figures', 'run_section',
-           'run_title', 'report', 'write_report']
+           'schedule_text', 'recipe_text', 'plan_table', 'read_once', 'facts', 'warnings_of', 'verdict_section',
+           'html_table', 'html_figure', 'html_list', 'results_tables', 'figures', 'run_section', 'run_title', 'report',
+           'write_report']
 
 # %% ../nbs/11_report.ipynb #b44c3252
 import dataclasses, re
@@ -18,10 +18,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
-from .core import LotteryError, write_atomic
+from .core import LotteryError, density_text, time_text, write_atomic
 from .plots import accuracy_plot, floor_of, layer_density_plot, targets_of, transfer_curves, transfer_plot, undertrained
 from .pruning import Schedule
-from .stats import ARM, ROLES, compare, density_text, results_of, seeds_text, short_rows, short_table
+from .stats import ARM, ROLES, compare, results_of, seeds_text, short_rows, short_table
 from .tickets import Ticket
 from .training import Recipe
 from .verdict import OPEN_TEXT, conditions, verdict_lines
@@ -129,14 +129,6 @@ def plan_table(
     return pd.DataFrame(rows, columns=["field", "value"])
 
 # %% ../nbs/11_report.ipynb #5b9fd823
-def time_text(
-    seconds: float,  # wall-clock time
-) -> str:
-    "A duration in the two largest units that matter."
-    if seconds < 90: return f"{seconds:.0f} s"
-    minutes = round(seconds/60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes//60} h {minutes % 60} min"
-
 def read_once(
     run: Any,  # a run, or only a results frame
 ) -> SimpleNamespace:

@@ -1,5 +1,6 @@
 """What is no lesson of 09_runs: logs that are torn or foreign, readers beside a writer, plans on disk with everything in them, and runs that were ended at any moment."""
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from tiny import listen, of, plan
 
 from lottery_nb import runs as runs_module
-from lottery_nb.core import (EVENTS, ArmDone, ArmFailed, ArmStarted, EpochDone, LotteryError, Planned, RoundDone, RunDone, Tick, TicketFound, event_from,
-                             write_atomic)
+from lottery_nb.core import (EVENTS, ArmDone, ArmFailed, ArmStarted, EpochDone, Event, LotteryError, Planned, RoundDone, RunDone, Tick, TicketFound, event,
+                             event_from, expect_error, write_atomic)
 from lottery_nb.pruning import listed, one_shot
-from lottery_nb.runs import LAYERS, RESULTS, Log, Run, Tail, layers_frame, read_plan, record, results_frame, run, run_folder, write_plan
+from lottery_nb.runs import LAYERS, RESULTS, Arms, Log, Run, Tail, Writer, layers_frame, read_plan, record, results_frame, run, run_folder, write_plan
 from lottery_nb.tickets import find_tickets
 from lottery_nb.training import Recipe
 from lottery_nb.transfer import TransferPlan
@@ -70,13 +71,72 @@ def test_a_torn_last_line_costs_that_line_only(torn, tmp_path):
     assert rounds in ([0, 2], [0, 1, 2]) and (len(rounds) == 3) == torn.endswith(b"}")
 
 
-@pytest.mark.parametrize("line", [b"{}", b"[1]", b"null", b'{"t":1}', b'{"t":1,"event":"Nothing"}', b'{"t":1,"event":"RoundDone"}', b'{"t":"x","event":"RunDone","seconds":1}', b"["*100_000,
+@pytest.mark.parametrize("line", [b"{}", b"[1]", b"null", b'{"t":1}', b'{"t":1,"event":"os:system"}', b'{"t":1,"event":"RoundDone"}', b'{"t":"x","event":"RunDone","seconds":1}', b"["*100_000,
                                   b'{"t":1,"event":["RunDone"],"seconds":1}', b'{"event":"RunDone","seconds":1}'])
 def test_a_foreign_line_is_skipped_and_counted(line, tmp_path):
     good = b'{"t":1,"event":"RunDone","seconds":2}'
     (tmp_path/"log").write_bytes(line + b"\n" + good + b"\n")
     tail = Tail(tmp_path/"log")
     assert [e for _, e in tail.new()] == [RunDone(2)] and tail.skipped == 1
+
+
+@event
+class Sent(Event):
+    "An event that another package registers, with its own idea of when it is sound, the same, and how it reads."
+    arm: str
+    to: str
+    tries: int | None = None
+
+    def sound(self): return super().sound() and self.to.startswith("http")
+    def key(self): return "Sent", self.arm, self.to
+    def says(self): return f"{self.arm} was sent to {self.to}"
+
+
+def test_an_event_of_somebody_else_is_read_back_like_ours(tmp_path):
+    sent = Sent("a", "http://here", 2)
+    log = Log(tmp_path/"events.jsonl")
+    log.write(sent)
+    log.file.write(b'{"t":1,"event":"Sent","arm":"a","to":"nowhere"}\n{"t":1,"event":"Sent","arm":"a","to":"http://x","tries":"two"}\n')
+    log.close()
+    tail = Tail(tmp_path/"events.jsonl")
+    (_, back), = tail.new()
+    assert back == sent and type(back) is Sent and tail.skipped == 2 and back.says() == "a was sent to http://here"
+
+
+def test_an_event_of_an_unknown_kind_is_kept_and_is_no_damage(tmp_path):
+    lines = ['{"t":1,"event":"Charged","arm":"a","dollars":2,"by":["x",{"y":null}]}', '{"t":2,"event":"Charged"}']
+    (tmp_path/"events.jsonl").write_text("\n".join(lines) + "\n")
+    tail = Tail(tmp_path/"events.jsonl")
+    first, second = (e for _, e in tail.new())
+    assert tail.skipped == 0 and (first.name, first.fields) == ("Charged", {"arm": "a", "dollars": 2, "by": ["x", {"y": None}]}) and second.says() == "Charged"
+    assert event_from(first.line()) == first and pickle.loads(pickle.dumps(first)) == first and first.key() != second.key() and "dollars 2" in first.says()
+    assert results_frame([first, second]).empty
+
+
+def test_a_run_with_events_of_others_is_taken_up_and_tells_each_once(tmp_path):
+    found, strange = go(plan(), tmp_path/"run"), '{"t":1,"event":"Charged","arm":"r00/dense/s0","dollars":2}\n'
+    writer = Writer(found.path, Arms(found.path/"arms"))
+    for _ in range(2):
+        writer.write(Sent("a", "http://here"))
+    writer.log.file.write(strange.encode())
+    writer.log.close()
+    again = Writer(found.path, Arms(found.path/"arms"))
+    again.write(Sent("a", "http://here"))
+    again.write(event_from(strange))
+    again.write(Sent("a", "http://there"))
+    again.log.close()
+    read = Run(found.path)
+    assert [getattr(e, "to", "") for e in read.events[-3:]] == ["http://here", "", "http://there"] and read.status == "done" and read.frame.equals(found.frame)
+
+
+def test_an_event_may_not_take_the_name_of_another_or_of_what_a_log_writes():
+    for fields in ({}, {"t": float}, {"event": str}):
+        name = "Sent" if not fields else "Timed"
+        with expect_error("give"):
+            event(type(name, (Event,), {"__annotations__": fields, "__module__": "elsewhere"}))
+    with expect_error("is no Event"):
+        event(type("Bare", (), {}))
+    assert "Timed" not in EVENTS and EVENTS["Sent"] is Sent
 
 
 def test_ticks_are_not_logged_and_a_missing_log_is_empty(tmp_path):
