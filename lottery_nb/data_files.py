@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from .core import LotteryError, generator
+from .core import LotteryError, NotFound, generator
 
 # %% ../nbs/01_data_files.ipynb #e7325252
 @dataclass(frozen=True, eq=False)
@@ -306,7 +306,7 @@ def locate(
     download_as: str | None = None,  # torchvision's name where it can be downloaded
     get_it: str = "",             # how else to get it, for the error
 ) -> Raw:
-    "Find a data set or download it; where there is none the `LotteryError` says where it looked and what to do."
+    "Find a data set or download it; where there is none the refusal (`NotFound`) says where it looked and what to do."
     failure = ""
     if (raw := look_for(layouts)) is None and download_as and os.environ.get("LOTTERY_DOWNLOAD") != "0":
         try: download(download_as)
@@ -314,7 +314,7 @@ def locate(
         raw = look_for(layouts)
     if raw is not None: return raw
     allow = " or let it be downloaded (LOTTERY_DOWNLOAD is 0)" if download_as and not failure else ""
-    raise LotteryError(f"{name} was not found in {', '.join(map(str, data_folders()))}{failure}: put a folder that holds it into LOTTERY_DATA{get_it}{allow}")
+    raise NotFound(f"{name} was not found in {', '.join(map(str, data_folders()))}{failure}: put a folder that holds it into LOTTERY_DATA{get_it}{allow}")
 
 # %% ../nbs/01_data_files.ipynb #89140ed2
 def stratified(

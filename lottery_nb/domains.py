@@ -390,7 +390,7 @@ class Served(Loaded):
     ) -> Tensor:
         "What a network reads: a normalised batch of pictures, or int64 piece numbers [*index.shape, L]; texts have no augmentation (`LotteryError`)."
         if self.modality == "image": return batch_images(x, index, self.mean, self.std, draws, dtype)
-        if draws: raise LotteryError(f"Recipe.augment ({', '.join(draws)}) on {self.name}: only pictures are augmented and these are texts, use augment=()")
+        if draws: raise LotteryError(f"Recipe.augment ({', '.join(draws)}) on {self.name}: only pictures are augmented and these are texts, use augment=()", "Recipe.augment")
         return x[index.to(x.device)].long()
 
 # %% ../nbs/01_domains.ipynb #3bdb681f

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .core import LotteryError, Reference, Registry, check_choice, check_number, data, global_seed, to_plain
+from .core import LotteryError, Reference, Registry, about, check_choice, check_number, data, global_seed, to_plain
 
 # %% ../nbs/02_models.ipynb #e91f12ae
 def scaled(
@@ -44,7 +44,7 @@ def image_shape(
     if len(input_shape) == 3 and min(input_shape[1:]) >= 8:
         c, h, w = input_shape
         return c, h, w
-    raise LotteryError(f"input_shape={tuple(input_shape)}: an image network needs (channels, height, width) with at least 8 x 8 pixels; resize the domain or give a network of your own")
+    raise LotteryError(f"input_shape={tuple(input_shape)}: an image network needs (channels, height, width) with at least 8 x 8 pixels; resize the domain or give a network of your own", "Network.input_shape")
 
 # %% ../nbs/02_models.ipynb #4b8a343d
 def initialise(
@@ -299,7 +299,7 @@ def text_cnn(
 ) -> TextCNN:
     "One layer of windows of 3, 4 and 5 pieces over a learned embedding with dropout 0.285, largest over the text, a hidden layer; He uniform weights."
     if len(input_shape) != 1 or input_shape[0] < max(WINDOWS) or vocabulary < 2:
-        raise LotteryError(f"input_shape={tuple(input_shape)} with a vocabulary of {vocabulary} pieces: text-cnn needs (length,) of at least {max(WINDOWS)} pieces and a vocabulary of 2 or more; use a domain of text")
+        raise LotteryError(f"input_shape={tuple(input_shape)} with a vocabulary of {vocabulary} pieces: text-cnn needs (length,) of at least {max(WINDOWS)} pieces and a vocabulary of 2 or more; use a domain of text", "Network.input_shape")
     model = TextCNN(vocabulary, (scaled(417, width), scaled(127, width), scaled(117, width)), 0.285)
     initialise(model, "he uniform")
     model.head = initialise(make_head(scaled(117, width), n_classes, head), "he uniform")
@@ -354,15 +354,15 @@ def run_once(
             logits = model(batch)
     except Exception as e:
         reason = str(e).strip().partition("\n")[0]
-        raise LotteryError(f"input_shape={tuple(input_shape)} does not pass through {type(model).__name__} ({reason}): give the shape that the network is made for") from e
+        raise LotteryError(f"input_shape={tuple(input_shape)} does not pass through {type(model).__name__} ({reason}): give the shape that the network is made for", "Network.input_shape") from e
     finally:
         for hook in hooks:
             hook.remove()
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if len(shape) != 2 or shape[0] != 2:
-        raise LotteryError(f"{type(model).__name__} gives {shape} for 2 examples: let it return one tensor of logits [N, n_classes]")
+        raise LotteryError(f"{type(model).__name__} gives {shape} for 2 examples: let it return one tensor of logits [N, n_classes]", "Network.name")
     if n_classes not in (None, shape[1]):
-        raise LotteryError(f"n_classes={n_classes}, but {type(model).__name__} gives {shape[1]} logits: let the factory use the n_classes that it is given")
+        raise LotteryError(f"n_classes={n_classes}, but {type(model).__name__} gives {shape[1]} logits: let the factory use the n_classes that it is given", "Network.n_classes")
     return logits, ran
 
 # %% ../nbs/02_models.ipynb #6c19abdb
@@ -374,12 +374,12 @@ def head_of(
 ) -> str:
     "Path of the head (of the whole of a 2-layer head); refuses a network with another number of logits, or without a head that can be found."
     if head_layer is not None:
-        check_choice(head_layer, tuple(path for path, _ in model.named_modules() if path), "head_layer")
+        check_choice(head_layer, tuple(path for path, _ in model.named_modules() if path), "head_layer", "Network.head_layer")
         return head_layer
     logits, ran = run_once(model, input_shape, n_classes)
     path = next((path for path, n in reversed(ran) if n == logits.shape[1]), None)
     if path is None:
-        raise LotteryError(f"{type(model).__name__} has no linear layer with {logits.shape[1]} outputs that could be its head: give its path as head_layer=")
+        raise LotteryError(f"{type(model).__name__} has no linear layer with {logits.shape[1]} outputs that could be its head: give its path as head_layer=", "Network.head_layer")
     parents = [path[:i] for i, c in enumerate(path) if c == "."]
     return next((p for p in parents if isinstance(model.get_submodule(p), MLPHead)), path)
 
@@ -420,7 +420,7 @@ def replace_head(
     old = model.get_submodule(path)
     last = old[0] if isinstance(old, MLPHead) else old
     if not path or outputs_of(last) is None:
-        raise LotteryError(f"the head {path!r} of {type(model).__name__} cannot be replaced: let it be a linear layer or a 1x1 convolution inside the network")
+        raise LotteryError(f"the head {path!r} of {type(model).__name__} cannot be replaced: let it be a linear layer or a 1x1 convolution inside the network", "Network.head")
     weight = stored_weight(last)
     layer = nn.Linear if isinstance(last, nn.Linear) else partial(CONVOLUTIONS[weight.ndim], kernel_size=1)
     with global_seed(seed, "head"), torch.device("cpu"):
@@ -477,9 +477,9 @@ def options_of(
     "What its factory is told beside shape and classes; refuses a width or a vocabulary that the factory does not take."
     takes = inspect.signature(NETWORKS.find(network.name)).parameters
     if network.width != 1 and "width" not in takes:
-        raise LotteryError(f"width={network.width:g} of {label_of(network.name)}: it takes no width; give the factory a parameter width=1.0, or leave width at 1")
+        raise LotteryError(f"width={network.width:g} of {label_of(network.name)}: it takes no width; give the factory a parameter width=1.0, or leave width at 1", "Network.width")
     if network.vocabulary and "vocabulary" not in takes:
-        raise LotteryError(f"{label_of(network.name)} reads pictures and was given texts of {network.vocabulary:,} pieces: use 'text-cnn', or give the factory a parameter vocabulary=0")
+        raise LotteryError(f"{label_of(network.name)} reads pictures and was given texts of {network.vocabulary:,} pieces: use 'text-cnn', or give the factory a parameter vocabulary=0", "Network.vocabulary")
     options = {"width": network.width, "vocabulary": network.vocabulary}
     return {k: v for k, v in options.items() if k in takes and v is not None}
 
@@ -495,7 +495,7 @@ def construct(
         return NETWORKS[factory](shape, n, head=network.head, **options)
     model = NETWORKS.find(factory)(shape, n, **options)
     if not isinstance(model, nn.Module):
-        raise LotteryError(f"{label_of(factory)} gives {type(model).__name__}: let the factory return an nn.Module")
+        raise LotteryError(f"{label_of(factory)} gives {type(model).__name__}: let the factory return an nn.Module", "Network.name")
     run_once(model, shape, n)  # lazy layers take their shapes here
     return model if network.head == "linear" else replace_head(model, shape, n, network.head, seed, network.head_layer)
 
@@ -512,7 +512,8 @@ def checked(
     check_choice(network.head, HEADS, "Network.head")
     if network.vocabulary is not None:
         check_number(network.vocabulary, "Network.vocabulary", low=2, whole=True)
-    return {"name": NETWORKS.keep(network.name), "input_shape": shape, "width": float(network.width)}
+    with about("Network.name"):
+        return {"name": NETWORKS.keep(network.name), "input_shape": shape, "width": float(network.width)}
 
 # %% ../nbs/02_models.ipynb #87a84192
 class Described:
@@ -549,7 +550,8 @@ class Network(Described):
         for field, value in checked(self).items():
             object.__setattr__(self, field, value)
         if self.built_in:
-            self.skeleton()
+            with about("Network.name"):
+                self.skeleton()
 
     @property
     def built_in(self) -> bool:

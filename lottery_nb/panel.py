@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'SAMPLES', 'TEXTS', 'SHORT', 'FOLDED_BY', 'UNREAD', 'BEAT', 'ASLEEP', 'PUMPING', 'TABS', 'Checks', 'Count',
-           'Fold', 'plain', 'Field', 'Form', 'pick', 'whole', 'share', 'find_fields', 'training_fields',
-           'more_training_fields', 'pruning_fields', 'more_pruning_fields', 'repeat_fields', 'Jobs', 'error_html',
-           'named', 'worker_use', 'standing', 'button', 'Bar', 'picture', 'texts_html', 'preview', 'facts_html',
-           'balance', 'schedule_figure', 'layers_figure', 'FindTab', 'Easel', 'WatchTab', 'transfer_fields',
-           'likely_targets', 'TransferTab', 'CompareTab', 'side_by_side', 'results_csv', 'save_tickets', 'Workbench',
-           'newest']
+           'Fold', 'Field', 'Form', 'pick', 'whole', 'share', 'find_fields', 'training_fields', 'more_training_fields',
+           'pruning_fields', 'more_pruning_fields', 'repeat_fields', 'Jobs', 'error_html', 'named', 'worker_use',
+           'standing', 'button', 'Bar', 'picture', 'texts_html', 'preview', 'facts_html', 'balance', 'schedule_figure',
+           'layers_figure', 'FindTab', 'Easel', 'WatchTab', 'transfer_fields', 'likely_targets', 'TransferTab',
+           'CompareTab', 'side_by_side', 'results_csv', 'save_tickets', 'Workbench', 'newest']
 
 # %% ../nbs/12_panel.ipynb #3b574372
 import base64, contextvars, io, queue, re, threading, time, traceback
@@ -22,10 +21,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import psutil, traitlets
 from PIL import Image
-from .core import LotteryError, RunFailed, safe_child, write_atomic
+from .core import LotteryError, RunFailed, about, safe_child, write_atomic
 from .domains import AUGMENTATIONS, DOMAINS, SHIFTS, Domain, domain
 from .follow import (Follower, awaited, ended_without, live_accuracy, live_layers, live_matrix, live_targets, live_training, mask_figure, mask_of, matrix_height, progress_of, targets_height)
-from .forms import (FIND, KINDS, LONG, REWINDS, TRANSFER, Cost, Looked, cell_of, cost_key, devices, find_plan, gpus, looked_at, measure, place_of, refusals, schedule_of,
+from .forms import (FIND, KINDS, LONG, REWINDS, TRANSFER, Cost, Looked, beside, cell_of, cost_key, devices, find_field, find_plan, gpus, looked_at, measure, refusals, schedule_of,
                               targets_of_form, transfer_plan, transfer_refusals)
 from .live import Live
 from .many_runs import compared, evidence_table, frame_of, overlap_figure, results_table, tickets_of, verdict_table
@@ -98,12 +97,6 @@ class Fold(w.VBox):
 
     def turn(self, open: bool) -> None: self.head.icon, self.inside.layout.display = ("caret-down", None) if open else ("caret-right", "none")
 
-def plain(
-    why: str,    # a refusal
-) -> str:
-    "A refusal next to its field, where the name of its class says nothing: 'lr=0: give …'."
-    return re.sub(r"^(?:FindPlan|TransferPlan|Recipe|Network)\.", "", why)
-
 # %% ../nbs/12_panel.ipynb #8737079f
 class Field(w.VBox):
     "A control, and a line below it: help, or the reason why its value is refused."
@@ -123,7 +116,7 @@ class Field(w.VBox):
         "Say why the value is refused, or the help again."
         if why == self.why: return
         self.why = why
-        self.line.value = f'<p class="lottery-why" role="alert">{escape(plain(why))}</p>' if why else f'<p class="lottery-help">{escape(self.help)}</p>'
+        self.line.value = f'<p class="lottery-why" role="alert">{escape(why)}</p>' if why else f'<p class="lottery-help">{escape(self.help)}</p>'
 
 class Form(w.VBox):
     "Fields in sections; `values` is the dictionary that `forms` understands."
@@ -257,7 +250,8 @@ def named(
 ) -> str:
     "Why a run ended, with the name of its exception where the traceback tells it: 'ZeroDivisionError: division by zero'."
     found = re.findall(rf"^(?:[\w.]+\.)?(\w+)(?:: {re.escape(failed.reason[:60])}.*)?$", failed.traceback.rstrip().rpartition("\n")[2])
-    return f"{found[0]}: {failed.reason}" if found and found[0] not in ("LotteryError", failed.reason.partition(":")[0]) else failed.reason
+    ours = (LotteryError.__name__, *(kind.__name__ for kind in LotteryError.__subclasses__()))
+    return f"{found[0]}: {failed.reason}" if found and found[0] not in (*ours, failed.reason.partition(":")[0]) else failed.reason
 
 def worker_use(
     folder: Path,        # a run's
@@ -408,7 +402,7 @@ class FindTab:
         if self.bench.jobs.busy("preview") and time.monotonic() > self.since + 1: self.since = float("inf"); self.forget("reading the data …")
         reasons = [f.why for f in self.form.fields.values() if f.why]
         alive, waits = self.bench.alive, self.bench.jobs.busy("look")
-        why = f"Not yet: {plain(reasons[0])}" if reasons else "A run is at work: stop it first, or open another workbench for it." if alive else "Reading the data …" if waits or not self.looked else ""
+        why = f"Not yet: {reasons[0]}" if reasons else "A run is at work: stop it first, or open another workbench for it." if alive else "Reading the data …" if waits or not self.looked else ""
         self.why.value = f'<p class="lottery-help">{escape(why)}</p>'
         self.go.disabled = bool(why) or self.bench.jobs.busy("run")
         if self.wanted and not waits: self.wanted = False; self.run()
@@ -457,7 +451,10 @@ def _preview(tab: FindTab, name: str) -> None:
         tab.wide.value = found[0]
         tab.bench.live.show("classes", found[1], "find", "examples of each class")
     tab.previewed, tab.since = name, time.monotonic()
-    tab.bench.jobs.begin("preview", lambda: preview(domain(name)), seen, lambda e: _blame(tab, e))
+    def read() -> tuple[str, go.Figure]:
+        with about("FindPlan.source"):
+            return preview(domain(name))
+    tab.bench.jobs.begin("preview", read, seen, lambda e: _blame(tab, e))
 
 def _forget(tab: FindTab, why: str) -> None:
     "Show nothing of another source than the form names; after a refusal a later form reads its source again."
@@ -481,9 +478,12 @@ def _see(tab: FindTab, plan: Any, looked: Looked) -> None:
 
 def _blame(tab: FindTab, error: BaseException) -> None:
     "Put a refusal next to its field; anything else is an error of the panel too."
-    if not isinstance(error, LotteryError): tab.bench.say(error, "find")
-    place = place_of(str(error), tuple(FIND)) if isinstance(error, LotteryError) else "network"
-    tab.form.refuse({name: field.why for name, field in tab.form.fields.items()} | {place: str(error) if isinstance(error, LotteryError) else f"{type(error).__name__}: {error}"})
+    if isinstance(error, LotteryError):
+        place, why = find_field(error, tab.form.values), beside(error)
+    else:
+        place, why = "network", f"{type(error).__name__}: {error}"
+        tab.bench.say(error, "find")
+    tab.form.refuse({name: field.why for name, field in tab.form.fields.items()} | {place: why})
     tab.cost.value = ""
     if place in ("source", "part"): tab.forget(UNREAD)
 
@@ -644,7 +644,7 @@ class TransferTab:
         if "tickets" in changed and f and str(f.path) == self.form.values["run"]: self.fetch()
         if self.changed: self.changed = False; self.check()
         reasons = [field.why for field in self.form.fields.values() if field.why]
-        why = f"Not yet: {plain(reasons[0])}" if reasons else self.hint if self.hint else "A run is at work: stop it first, or wait for its end." if self.bench.alive else "" if self.ready else "Reading tickets and targets …"
+        why = f"Not yet: {reasons[0]}" if reasons else self.hint if self.hint else "A run is at work: stop it first, or wait for its end." if self.bench.alive else "" if self.ready else "Reading tickets and targets …"
         self.why.value, self.go.disabled = f'<p class="lottery-help">{escape(why)}</p>', bool(why) or self.bench.jobs.busy("run")
         if self.wanted and not self.bench.jobs.busy("reach"): self.wanted = False; self.run()
         self.easel.spoil(self.easel.charts[next(iter(self.easel.charts))][1] | {"epochs"} if "new" in changed else changed)
@@ -679,7 +679,7 @@ def _check_transfer(tab: TransferTab) -> None:
     tab.ready, reasons = False, transfer_refusals(values, tickets)
     missing = [what for what, there in (("tickets", tickets and values["rounds"]), ("targets", targets_of_form(values))) if not there]
     tab.hint = f"Choose {' and '.join(missing)}." if missing else ""
-    reasons = {field: why for field, why in reasons.items() if not missing or field not in ("run", "rounds", "targets") and " is empty" not in why}  # what was not chosen yet is no mistake
+    reasons = {field: why for field, why in reasons.items() if not missing or field not in ("run", "rounds", "targets")}  # what was not chosen yet is no mistake
     tab.form.refuse(reasons)
     tab.bench.hush("transfer")
     def seen(found: dict[str, str]) -> None: tab.form.refuse(found); tab.ready = not found

@@ -8,6 +8,7 @@ __all__ = ['SCHEDULES', 'SCOPES', 'Quotas', 'BATCHES', 'CRITERIA', 'GRASP_TEMPER
            'at_random', 'gradient', 'snip', 'grasp', 'in_steps', 'refuse_tokens', 'synflow', 'make_mask']
 
 # %% ../nbs/04_pruning.ipynb #5c333750
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from .core import DATA, LotteryError, Registry, check_choice, check_number, generator, global_seed
+from .core import DATA, LotteryError, Registry, about, check_choice, check_number, generator, global_seed
 from .masks import Mask
 
 # %% ../nbs/04_pruning.ipynb #f546ed4b
@@ -36,11 +37,15 @@ class Schedule:
     numbers: tuple[float, ...] = ()  # what the kind's formula takes
 
     def __post_init__(self):
-        check_number(self.rounds, f"{self.kind} schedule: rounds", low=1, high=10_000, whole=True)
-        for number in self.numbers: check_number(number, f"{self.kind} schedule: number")
+        check_number(self.rounds, f"{self.kind} schedule: rounds", low=1, high=10_000, whole=True, place="Schedule.rounds")
+        with about("Schedule.kind"):
+            formula = SCHEDULES[self.kind]
+        place = f"Schedule.{list(inspect.signature(formula).parameters)[-1]}"
+        for number in self.numbers:
+            check_number(number, f"{self.kind} schedule: number", place=place)
         for r, (before, density) in enumerate(zip(self.densities, self.densities[1:], strict=False), 1):
             if not 0 < density <= before:
-                raise LotteryError(f"{self.kind} schedule: density {density:g} at round {r} after {before:g}: give densities above 0 that never rise")
+                raise LotteryError(f"{self.kind} schedule: density {density:g} at round {r} after {before:g}: give densities above 0 that never rise", place)
 
     @cached_property
     def densities(self) -> tuple[float, ...]:
@@ -61,7 +66,7 @@ class Schedule:
 @SCHEDULES.register("geometric")
 def _geometric(r: int, rounds: int, fraction: float) -> float:
     "What is left after taking the fraction away r times."
-    check_number(fraction, "geometric schedule: fraction", high=1, above=True)
+    check_number(fraction, "geometric schedule: fraction", high=1, above=True, place="Schedule.fraction")
     return (1 - fraction) ** r
 
 def geometric(
@@ -85,9 +90,9 @@ def one_shot(
 
 # %% ../nbs/04_pruning.ipynb #e8853be1
 @SCHEDULES.register("linear")
-def _linear(r: int, rounds: int, final: float) -> float:
+def _linear(r: int, rounds: int, final_density: float) -> float:
     "The same number of weights every round."
-    return final if r == rounds else 1 - (1 - final) * r / rounds
+    return final_density if r == rounds else 1 - (1 - final_density) * r / rounds
 
 def linear(
     final_density: float, # density after the last round, above 0 and at most 1
@@ -98,9 +103,9 @@ def linear(
 
 # %% ../nbs/04_pruning.ipynb #7020b1b9
 @SCHEDULES.register("cubic")
-def _cubic(r: int, rounds: int, final: float) -> float:
+def _cubic(r: int, rounds: int, final_density: float) -> float:
     "Zhu and Gupta 2017, equation 1, with initial sparsity 0."
-    return final + (1 - final) * (1 - r / rounds) ** 3
+    return final_density + (1 - final_density) * (1 - r / rounds) ** 3
 
 def cubic(
     final_density: float, # density after the last round, above 0 and at most 1
@@ -407,7 +412,7 @@ def refuse_tokens(
 ) -> None:
     "Refuse a network that begins with an embedding: it reads piece numbers, of which ones say nothing."
     if any(isinstance(m, nn.Embedding) for m in model.modules()):
-        raise LotteryError(f"criterion 'synflow' sends ones through a network and {type(model).__name__} reads piece numbers: use 'snip', 'grasp' or 'magnitude'")
+        raise LotteryError(f"criterion 'synflow' sends ones through a network and {type(model).__name__} reads piece numbers: use 'snip', 'grasp' or 'magnitude'", "FindPlan.criterion")
 
 @CRITERIA.register("synflow")
 @in_steps(100)

@@ -119,7 +119,7 @@ def rewind_step(
     if point == "init": return 0
     if m := re.fullmatch(r"(step|epoch) (\d+)", str(point)):
         return int(m[2]) * (steps_per_epoch if m[1] == "epoch" else 1)
-    raise LotteryError(f"rewind={point!r}: give 'init', 'step 500', 'epoch 2' or 'source-trained'")
+    raise LotteryError(f"rewind={point!r}: give 'init', 'step 500', 'epoch 2' or 'source-trained'", "FindPlan.rewind")
 
 # %% ../nbs/05_rewinding.ipynb #bdb1b102
 RETRAIN = ("weight rewinding", "learning-rate rewinding", "fine-tuning")

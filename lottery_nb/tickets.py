@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from . import __version__
-from .core import (LATER, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, about, canonical, check_choice, check_number, data, from_plain, pick_device,
+from .core import (LATER, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, about, canonical, check_choice, check_number, data, field_in, from_plain, pick_device,
                              seed_for, fingerprint, safe_child, to_plain)
 from .data_texts import Vocabulary
 from .domains import Domain, domain, for_plan
@@ -231,9 +231,9 @@ def seeds_from(
     if isinstance(seeds, int):
         check_number(seeds, what, low=1, high=10_000, whole=True)
         return tuple(range(seeds))
-    if not isinstance(seeds, (tuple, list)): raise LotteryError(f"{what}={seeds!r}: give how many, or a list of whole numbers")
+    if not isinstance(seeds, (tuple, list)): raise LotteryError(f"{what}={seeds!r}: give how many, or a list of whole numbers", field_in(what))
     for s in seeds: check_number(s, what, whole=True)
-    if not seeds or len(set(seeds)) < len(seeds): raise LotteryError(f"{what}={tuple(seeds)!r}: give each seed once, and at least one")
+    if not seeds or len(set(seeds)) < len(seeds): raise LotteryError(f"{what}={tuple(seeds)!r}: give each seed once, and at least one", field_in(what))
     return tuple(seeds)
 
 # %% ../nbs/07_tickets.ipynb #9f60aa11
@@ -247,17 +247,18 @@ def check_rates(
     what: str,            # the place, as it reads in an error
 ) -> tuple[float, ...]:
     "The further learning rates of a plan; refuses what is no rate, one that stands twice, and the recipe's own."
-    if not isinstance(rates, (tuple, list)): raise LotteryError(f"{what}={rates!r}: give a tuple of learning rates such as (0.03, 0.3), or ()")
+    if not isinstance(rates, (tuple, list)): raise LotteryError(f"{what}={rates!r}: give a tuple of learning rates such as (0.03, 0.3), or ()", field_in(what))
     for rate in rates: check_number(rate, what, above=True)
-    if len({at_rate("", r) for r in (*rates, *([lr] if lr else []))}) < len(rates) + bool(lr): raise LotteryError(f"{what}={tuple(rates)!r}: give each rate once, and not the recipe's own")
+    if len({at_rate("", r) for r in (*rates, *([lr] if lr else []))}) < len(rates) + bool(lr): raise LotteryError(f"{what}={tuple(rates)!r}: give each rate once, and not the recipe's own", field_in(what))
     return tuple(rates)
 
 def _check_find(p: FindPlan) -> None:
     "What can be checked without loading data."
     object.__setattr__(p, "seeds", seeds_from(p.seeds, "FindPlan.seeds"))
-    object.__setattr__(p, "source", for_plan(p.source))
+    with about("FindPlan.source"):
+        object.__setattr__(p, "source", for_plan(p.source))
     for name, kind in (("recipe", Recipe), ("schedule", Schedule), ("layer_fractions", Mapping), ("controls", (tuple, list)), ("prunable", (tuple, list, type(None)))):
-        if not isinstance(getattr(p, name), kind): raise LotteryError(f"FindPlan.{name}={getattr(p, name)!r}: " + KINDS[name])
+        if not isinstance(getattr(p, name), kind): raise LotteryError(f"FindPlan.{name}={getattr(p, name)!r}: {KINDS[name]}", f"FindPlan.{name}")
     for name, registry in (("network", NETWORKS), ("criterion", CRITERIA), ("scope", SCOPES)):
         value = getattr(p, name)
         if not (isinstance(value, (str, Network)) or callable(value)):
@@ -271,12 +272,12 @@ def _check_find(p: FindPlan) -> None:
     check_choice(p.retrain, RETRAIN, "FindPlan.retrain")
     rewind_step(p.rewind, 1)
     if p.retrain == "fine-tuning" and p.recipe.schedule in ("one-cycle", "cosine"):
-        raise LotteryError(f"FindPlan.retrain='fine-tuning' goes on at the last learning rate, which is next to 0 after {p.recipe.schedule!r}: use Recipe(schedule='step') or 'constant'")
+        raise LotteryError(f"FindPlan.retrain='fine-tuning' goes on at the last learning rate, which is next to 0 after {p.recipe.schedule!r}: use Recipe(schedule='step') or 'constant'", "FindPlan.retrain")
     check_number(p.width, "FindPlan.width", above=True)
     check_number(p.floor, "FindPlan.floor", high=1)
     for layer, fraction in p.layer_fractions.items(): check_number(fraction, f"FindPlan.layer_fractions[{layer!r}]", high=0.999)
     if p.layer_fractions and p.schedule.kind != "geometric":
-        raise LotteryError(f"FindPlan.layer_fractions with a {p.schedule.kind} schedule: a share pruned in each round needs geometric(fraction, rounds)")
+        raise LotteryError(f"FindPlan.layer_fractions with a {p.schedule.kind} schedule: a share pruned in each round needs geometric(fraction, rounds)", "FindPlan.layer_fractions")
 
 # %% ../nbs/07_tickets.ipynb #ca971c02
 class Search:
@@ -284,24 +285,30 @@ class Search:
     def __init__(self,
         plan: FindPlan,
     ):
-        self.plan, self.domain = plan, domain(plan.source)
-        words = self.domain.vocabulary
-        fits: dict[str, Any] = dict(input_shape=self.domain.shape, n_classes=self.domain.n_classes, width=plan.width, vocabulary=words and len(words))
-        self.network = plan.network.with_(**fits) if isinstance(plan.network, Network) else Network(plan.network, **fits)
-        model = self.network.build(0)
-        if plan.criterion == "synflow": refuse_tokens(model)
-        head = head_parameters(model, self.network.input_shape, self.network.n_classes, self.network.head_layer)
+        self.plan = plan
+        with about("FindPlan.source"):
+            self.domain = domain(plan.source)
+            words = self.domain.vocabulary
+            fits: dict[str, Any] = dict(input_shape=self.domain.shape, n_classes=self.domain.n_classes, width=plan.width, vocabulary=words and len(words))
+        with about("FindPlan.network"):
+            self.network = plan.network.with_(**fits) if isinstance(plan.network, Network) else Network(plan.network, **fits)
+            model = self.network.build(0)
+            head = head_parameters(model, self.network.input_shape, self.network.n_classes, self.network.head_layer)
+        if plan.criterion == "synflow":
+            refuse_tokens(model)
         own = {n: f for layer, f in plan.layer_fractions.items() for n in _layer(layer, head, model)}
-        self.names = prunable(model, self.network.input_shape, plan.prunable, "head" in plan.layer_fractions or any(n in head for n in own), self.network.head_layer)
+        whole = "head" in plan.layer_fractions or any(n in head for n in own)
+        with about("FindPlan.prunable"):
+            self.names = prunable(model, self.network.input_shape, plan.prunable, whole, self.network.head_layer)
         self.fractions = {n: f for n, f in own.items() if n in self.names}
         if unused := set(own) - set(self.fractions) - {n for n in own if model.get_parameter(n).ndim < 2}:
-            raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too")
+            raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too", "FindPlan.layer_fractions")
         try: self.hash = plan.hash
         except LotteryError: self.hash = ""  # a function without a name: this process only
         spe = steps_per_epoch(self.domain, plan.recipe)
         self.point = rewind_step(plan.rewind, spe)
         self.total = plan.recipe.steps or plan.recipe.epochs * spe
-        if (self.point or 0) >= self.total: raise LotteryError(f"FindPlan.rewind={plan.rewind!r} is step {self.point} of {self.total}: choose an earlier point or a longer recipe")
+        if (self.point or 0) >= self.total: raise LotteryError(f"FindPlan.rewind={plan.rewind!r} is step {self.point} of {self.total}: choose an earlier point or a longer recipe", "FindPlan.rewind")
 
     def planned(self) -> Planned:
         "How much the plan trains."

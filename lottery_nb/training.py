@@ -66,18 +66,27 @@ QUIRKS = {"rebuilt optimizer": "the momentum is forgotten at the start of each e
 def _check_recipe(r: Recipe) -> None:
     for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS), ("keep", ("best accuracy", "best loss", "last"))):
         check_choice(getattr(r, name), choices, f"Recipe.{name}")
-    for a in r.augment: check_choice(a, AUGMENTATIONS, "Recipe.augment")
-    if not isinstance(r.quirks, (tuple, list)): raise LotteryError(f"Recipe.quirks={r.quirks!r}: give a tuple of names, or ()")
+    if not isinstance(r.augment, (tuple, list)):
+        raise LotteryError(f"Recipe.augment={r.augment!r}: give a tuple of {', '.join(map(repr, AUGMENTATIONS))}, or ()", "Recipe.augment")
+    for a in r.augment:
+        check_choice(a, AUGMENTATIONS, "Recipe.augment")
+    if not isinstance(r.quirks, (tuple, list)): raise LotteryError(f"Recipe.quirks={r.quirks!r}: give a tuple of names, or ()", "Recipe.quirks")
     for quirk in r.quirks: check_choice(quirk, tuple(QUIRKS), "Recipe.quirks")
-    if "rebuilt optimizer" in r.quirks and r.optimizer != "sgd": raise LotteryError(f"Recipe.quirks holds 'rebuilt optimizer' with {r.optimizer}: only the momentum of sgd can be forgotten")
+    if "rebuilt optimizer" in r.quirks and r.optimizer != "sgd": raise LotteryError(f"Recipe.quirks holds 'rebuilt optimizer' with {r.optimizer}: only the momentum of sgd can be forgotten", "Recipe.quirks")
     check_number(r.lr, "Recipe.lr", above=True)
     check_number(r.weight_decay, "Recipe.weight_decay")
     check_number(r.eps, "Recipe.eps", above=True)
     check_number(r.warmup, "Recipe.warmup", high=1)
-    if not all(isinstance(d, (tuple, list)) and len(d) == 2 for d in r.drops) or len(r.betas) != 2:
-        raise LotteryError(f"Recipe.drops={r.drops!r}, Recipe.betas={r.betas!r}: give drops as (share of the steps, factor) and two betas")
-    for share, factor in r.drops: check_number(share, "Recipe.drops share", high=1); check_number(factor, "Recipe.drops factor")
-    for beta in (r.momentum, *r.betas): check_number(beta, "Recipe.momentum or betas", high=1 - 1e-12)
+    if not isinstance(r.drops, (tuple, list)) or not all(isinstance(d, (tuple, list)) and len(d) == 2 for d in r.drops):
+        raise LotteryError(f"Recipe.drops={r.drops!r}: give drops as (share of the steps, factor)", "Recipe.drops")
+    for share, factor in r.drops:
+        check_number(share, "Recipe.drops share", high=1)
+        check_number(factor, "Recipe.drops factor")
+    if not isinstance(r.betas, (tuple, list)) or len(r.betas) != 2:
+        raise LotteryError(f"Recipe.betas={r.betas!r}: give two betas", "Recipe.betas")
+    for beta in r.betas:
+        check_number(beta, "Recipe.betas", high=1 - 1e-12)
+    check_number(r.momentum, "Recipe.momentum", high=1 - 1e-12)
     check_number(r.epochs, "Recipe.epochs", low=1, whole=True)
     check_number(r.batch_size, "Recipe.batch_size", low=1, whole=True)
     for name in ("steps", "patience"):

@@ -7,12 +7,12 @@ __all__ = ['START_POINTS', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE', 'TransferPla
            'transfer_arms', 'transfer']
 
 # %% ../nbs/08_transfer.ipynb #0b215a28
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import field, replace
 from typing import Any
 import torch
 from torch import nn
-from .core import LATER, Event, LotteryError, Planned, canonical, check_choice, check_number, data, fingerprint, generator, pick_device
+from .core import LATER, Event, LotteryError, Planned, about, canonical, check_choice, check_number, data, fingerprint, generator, pick_device
 from .data_texts import Vocabulary, shared_pieces
 from .domains import Domain, domain, for_plan
 from .executors import Executor
@@ -61,25 +61,36 @@ class TransferPlan:
         return ", ".join(dict.fromkeys(t.source for t in self.tickets))
 
 # %% ../nbs/08_transfer.ipynb #2ed0351c
+def _several(given: Any, place: str) -> tuple:
+    "A field that holds several things, of which one may stand alone; refuses what holds nothing."
+    if isinstance(given, (str, Domain, Ticket)):
+        return (given,)
+    if isinstance(given, Iterable):
+        return tuple(given)
+    raise LotteryError(f"{place}={given!r}: give a list", place)
+
 def _check_transfer(p: TransferPlan) -> None:
     "What can be checked without loading data."
-    several = lambda x: (x,) if isinstance(x, (str, Domain, Ticket)) else tuple(x)
-    for name in ("tickets", "targets", "start", "controls"): object.__setattr__(p, name, several(getattr(p, name)))
+    for name in ("tickets", "targets", "start", "controls"):
+        object.__setattr__(p, name, _several(getattr(p, name), f"TransferPlan.{name}"))
     for name in ("tickets", "targets", "start"):
-        if not getattr(p, name): raise LotteryError(f"TransferPlan.{name} is empty: give at least one")
+        if not getattr(p, name): raise LotteryError(f"TransferPlan.{name} is empty: give at least one", f"TransferPlan.{name}", "empty")
     for t in p.tickets:
-        if not isinstance(t, Ticket): raise LotteryError(f"TransferPlan.tickets holds {t!r}: give tickets, such as found.tickets or Ticket.load(path)")
-    object.__setattr__(p, "targets", tuple(for_plan(t) for t in p.targets))
+        if not isinstance(t, Ticket): raise LotteryError(f"TransferPlan.tickets holds {t!r}: give tickets, such as found.tickets or Ticket.load(path)", "TransferPlan.tickets")
+    with about("TransferPlan.targets"):
+        object.__setattr__(p, "targets", tuple(for_plan(t) for t in p.targets))
     for s in p.start: check_choice(s, START_POINTS, "TransferPlan.start")
-    for c in p.controls: CONTROLS[c]
-    if not isinstance(p.recipe, (Recipe, type(None))): raise LotteryError(f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets")
+    with about("TransferPlan.controls"):
+        for c in p.controls:
+            CONTROLS[c]
+    if not isinstance(p.recipe, (Recipe, type(None))): raise LotteryError(f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets", "TransferPlan.recipe")
     for how in [p.recipe] if p.recipe else [t.recipe for t in p.tickets]: object.__setattr__(p, "rates", check_rates(p.rates, how.lr, "TransferPlan.rates"))
     check_choice(p.body, BODIES, "TransferPlan.body")
     check_choice(p.norm, FROZEN_NORM, "TransferPlan.norm")
     check_choice(p.head, TRANSFER_HEADS, "TransferPlan.head")
     check_choice(p.normalise, NORMALISE, "TransferPlan.normalise")
     check_number(p.floor, "TransferPlan.floor", high=1)
-    if len(set((t.name, t.plan) for t in p.tickets)) < len(p.tickets): raise LotteryError("TransferPlan.tickets holds a ticket twice: give each one once")
+    if len(set((t.name, t.plan) for t in p.tickets)) < len(p.tickets): raise LotteryError("TransferPlan.tickets holds a ticket twice: give each one once", "TransferPlan.tickets")
 
 # %% ../nbs/08_transfer.ipynb #1403dd09
 def target_domain(
@@ -90,7 +101,7 @@ def target_domain(
     "The target in the shape that the ticket's network takes, its texts cut by the ticket's vocabulary unless the target says its own; refuses pictures for texts."
     there, own = domain(target), ticket.vocabulary
     if (there.modality == "text") != (own is not None):
-        raise LotteryError(f"{there.name} holds {'texts' if own is None else 'pictures'} and ticket {ticket.name} reads {'pictures' if own is None else 'texts'}: give targets of its kind")
+        raise LotteryError(f"{there.name} holds {'texts' if own is None else 'pictures'} and ticket {ticket.name} reads {'pictures' if own is None else 'texts'}: give targets of its kind", "TransferPlan.targets")
     if own is not None and not there.reads_its_own: there = there.tokenised(own)
     there = there.adapt(ticket.network.input_shape)
     return there if normalise == "target" else there.normalised_by(*ticket.norm)
@@ -129,7 +140,7 @@ def settle(
 ) -> tuple[Beginning, frozenset[str]]:
     "What the ticket begins with on a target, and the names of its head's parameters; refuses a reused head of another class count."
     if head == "reuse" and there.n_classes != ticket.network.n_classes:
-        raise LotteryError(f"TransferPlan.head='reuse': {there.name} has {there.n_classes} classes and the ticket's head {ticket.network.n_classes}: use head='new'")
+        raise LotteryError(f"TransferPlan.head='reuse': {there.name} has {there.n_classes} classes and the ticket's head {ticket.network.n_classes}: use head='new'", "TransferPlan.head")
     ticket = in_vocabulary(ticket, there.vocabulary)
     n_classes = max(there.n_classes, ticket.network.n_classes) if head == "source size" else there.n_classes
     network = ticket.network.with_(n_classes=n_classes, head="mlp" if head == "mlp" else ticket.network.head)
@@ -181,7 +192,9 @@ def transfer_arms(
     targets = _labels({_place(t): domain(t).name for t in plan.targets})
     for target in plan.targets:
         for ticket in plan.tickets:
-            there, how = target_domain(ticket, target, plan.normalise), plan.recipe or ticket.recipe
+            with about("TransferPlan.targets"):
+                there = target_domain(ticket, target, plan.normalise)
+            how = plan.recipe or ticket.recipe
             for start in plan.start:
                 b, head = settle(ticket, there, start, plan.head)
                 for role, begins, c in _roles(plan, b, start, head):
