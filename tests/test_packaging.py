@@ -10,13 +10,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import versions
+import yaml
 from nbdev.process import NBProcessor
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lottery_nb"
 ENGINE_LAST = 10  # notebooks 00 to 10 must run where there is no plotly and no widget
 NOT_ON_A_BARE_MACHINE = ["plotly", "anywidget", "ipywidgets", "IPython", "jupyterlab", "fastcore", "nbdev", "execnb"]
-SHIPPED = ["settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "lottery_nb"]
+SHIPPED = ["settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
+           "CITATION.cff", "lottery_nb"]
 
 
 def numbered_modules():
@@ -89,6 +92,83 @@ def test_pyproject_leaves_the_package_to_settings():
     tables = re.findall(r"^\[([\w-]+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
     assert set(tables) == {"build-system", "tool"}
     assert "pkg_resources" not in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+# --- what people of the field expect beside good code ---
+
+FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+YAML = [*FORMS, *WORKFLOWS, ROOT / "CITATION.cff"]
+
+
+def parsed(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: path.name)
+def test_yaml_parses(path):
+    assert isinstance(parsed(path), dict)
+
+
+def test_versions_agree():
+    assert list(versions.faults(ROOT)) == []
+
+
+@pytest.mark.parametrize("name, old, new, tag, says", [
+    ("CITATION.cff", "version: 1.2.0", "version: 1.1.0", None, "CITATION.cff names version 1.1.0, settings.ini 1.2.0"),
+    ("CITATION.cff", "version: 1.2.0", "", None, "CITATION.cff names version None"),
+    ("lottery_nb/__init__.py", "1.2.0", "1.3.0", None, "lottery_nb/__init__.py names version 1.3.0"),
+    ("CHANGELOG.md", "## Unreleased", "## New", None, "its first section is 'Unreleased'"),
+    ("CHANGELOG.md", "2026-01-31", "January", None, "1.2.0 - January"),
+    ("CHANGELOG.md", "1.2.0 -", "1.1.0 -", "v1.2.0", "no section of version 1.2.0"),
+    ("CHANGELOG.md", "1.2.0 -", "1.2.0 -", "v1.3.0", "the tag is v1.3.0"),
+    ("CHANGELOG.md", "1.2.0 -", "1.2.0 -", "v1.2.0", ""),
+])
+def test_versions_that_differ_are_named(name, old, new, tag, says, tmp_path):
+    (tmp_path / "lottery_nb").mkdir()
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nversion = 1.2.0\n")
+    (tmp_path / "CITATION.cff").write_text("cff-version: 9\nversion: 1.2.0\n")
+    (tmp_path / "lottery_nb/__init__.py").write_text('__version__ = "1.2.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n## Unreleased\n## 1.2.0 - 2026-01-31\n")
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace(old, new))
+    found = list(versions.faults(tmp_path, tag))
+    assert (found == []) if not says else any(says in fault for fault in found)
+
+
+def test_the_citation_names_the_papers():
+    cited, setup = parsed(ROOT / "CITATION.cff"), (ROOT / "settings.ini").read_text(encoding="utf-8")
+    assert f"license = {cited['license']}\n" in setup and f"author = {cited['authors'][0]['name']}\n" in setup
+    named = {reference["identifiers"][0]["value"]: reference["url"] for reference in cited["references"]}
+    papers = ("1905.07785", "1910.12708", "1803.03635")
+    assert named == {f"arXiv:{number}": f"https://arxiv.org/abs/{number}" for number in papers}
+
+
+def test_forms_ask_for_what_is_needed():
+    forms = {path.stem: parsed(path) for path in FORMS if path.stem != "config"}
+    assert forms.keys() == {"bug", "feature", "question"}
+    for form in forms.values():
+        assert {"name", "description", "body"} <= form.keys() and any(part.get("validations") for part in form["body"])
+        ids = [part["id"] for part in form["body"]]
+        assert len(ids) == len(set(ids))
+    [doctor] = [part for part in forms["bug"]["body"] if part["id"] == "doctor"]
+    assert "`lottery doctor`" in doctor["attributes"]["label"] and doctor["validations"]["required"]
+
+
+def test_a_release_is_built_then_tried_then_published_without_a_password():
+    text = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    release = yaml.safe_load(text)
+    jobs = release["jobs"]
+    assert release[True] == {"push": {"tags": ["v*"]}} and "secrets." not in text and "password:" not in text
+    assert list(jobs) == ["build", "check", "publish"]
+    assert jobs["check"]["needs"] == "build" and jobs["publish"]["needs"] == "check"
+    assert jobs["publish"]["permissions"] == {"id-token": "write"} and release["permissions"] == {"contents": "read"}
+    assert not any("checkout" in step.get("uses", "") for step in jobs["check"]["steps"])  # only what was built
+    lowest = re.search(r"min_python = (.*)", (ROOT / "settings.ini").read_text(encoding="utf-8"))[1]
+    tested = parsed(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert jobs["check"]["strategy"]["matrix"]["python"] == tested and tested[0] == lowest
+    everything = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    named = re.findall(r"(?:\btools|\.ci)/[\w.]+", everything)
+    assert named and all((ROOT / name).exists() for name in named)
 
 
 @pytest.fixture(scope="module")
