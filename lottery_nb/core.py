@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LATER', 'EVENTS', 'LotteryError', 'Busy', 'NotFound', 'Unreadable',
-           'expect_error', 'about', 'Registry', 'entries_of', 'loaded', 'field_in', 'check_choice', 'check_number',
-           'pick_device', 'device_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'data', 'name_of',
-           'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child',
-           'density_text', 'time_text', 'fits', 'Event', 'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted',
-           'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed', 'TicketFound', 'RoundDone', 'NotSaved', 'RunDone',
-           'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped', 'Tick', 'StackState', 'Unknown', 'event_from']
+           'expect_error', 'about', 'deprecated', 'Registry', 'entries_of', 'loaded', 'field_in', 'check_choice',
+           'check_number', 'pick_device', 'device_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'data',
+           'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'write_atomic',
+           'safe_child', 'density_text', 'time_text', 'fits', 'Event', 'event', 'RunStarted', 'Planned', 'Layout',
+           'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed', 'TicketFound', 'RoundDone', 'NotSaved',
+           'RunDone', 'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped', 'Tick', 'StackState', 'Unknown',
+           'event_from']
 
 # %% ../nbs/00_core.ipynb #cc1b4112
-import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, re, secrets
+import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, re, secrets, warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -85,6 +86,17 @@ def about(
     except LotteryError as e:
         e.at(place)
         raise
+
+# %% ../nbs/00_core.ipynb #876c9ab8
+def deprecated(
+    name: str,       # the old name: 'lottery_nb.panel'
+    since: str,      # the version that moved it: '0.2.0'
+    use: str,        # what to write instead: 'lottery_nb.workbench'
+    level: int = 3,  # whose line is told: 3 is the caller of the function, or the importer of the module, that warns
+) -> None:
+    "Warn that a name has moved; for the `__getattr__` or the body of the module that it has left."
+    sentence = f"{name} has moved: use {use} (the old name has been deprecated since {since} and goes in the version after it)"
+    warnings.warn(sentence, DeprecationWarning, stacklevel=level)
 
 # %% ../nbs/00_core.ipynb #c25301ed
 class Registry(dict):

@@ -4,6 +4,7 @@ import importlib
 import linecache
 import math
 import pickle
+import subprocess
 import sys
 
 import breaking
@@ -158,3 +159,34 @@ def test_reading_a_file_imports_nothing(tmp_path, monkeypatch):
         assert from_plain(to_plain(Shelf("tiny:listen") and Reference("trap:f", "0"*16))).name == "trap:f"
     finally:
         del DATA["Shelf"]
+
+
+# --- names that move ---
+
+MOVED = '''from lottery_nb.core import deprecated
+deprecated("old", "0.2.0", "new")
+'''
+SERVED = '''from lottery_nb.core import deprecated
+def __getattr__(name):
+    if name != "thing":
+        raise AttributeError(name)
+    deprecated(f"served.{name}", "0.2.0", f"new.{name}")
+    return 7
+'''
+
+
+@pytest.mark.parametrize("script, says", [
+    ("import old", "old has moved: use new"),
+    ("import json\nfrom served import thing\nassert thing == 7", "served.thing has moved: use new.thing"),
+    ("import served\n\nassert served.thing == 7", "served.thing has moved: use new.thing"),
+])
+def test_a_script_is_told_the_line_that_uses_an_old_name(script, says, tmp_path):
+    (tmp_path/"old.py").write_text(MOVED)
+    (tmp_path/"served.py").write_text(SERVED)
+    (tmp_path/"script.py").write_text(script)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    line = len(script.splitlines()) - ("assert thing" in script)
+    assert done.returncode == 0, done.stderr
+    assert f"script.py:{line}: DeprecationWarning: {says}" in done.stderr and "since 0.2.0" in done.stderr
+    refused = subprocess.run([sys.executable, "-W", "error::DeprecationWarning", "script.py"], cwd=tmp_path, capture_output=True)
+    assert refused.returncode == 1
