@@ -24,5 +24,5 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     if not os.environ.get("LOTTERY_DATA"):
         for item in items:
-            if "data" in item.keywords:
+            if item.get_closest_marker("data"):
                 item.add_marker(pytest.mark.skip(reason="LOTTERY_DATA is unset: it names the folders of the real data"))
