@@ -166,7 +166,7 @@ def overlap_figure(
     "Mask overlap against density, a line for each layer, and what chance gives (dashed)."
     what = "the same seed of both runs" if len(folders) > 1 else "seeds of one run"
     try: rows = overlap_rows(folders)
-    except LotteryError as e: return awaited("Do the masks agree?", text_of(str(e).split(": ")[0]))
+    except LotteryError as e: return awaited("Do the masks agree?", text_of(str(e)))
     fig, mean = go.Figure(), rows.groupby(["layer", "density"], sort=False)[["iou", "chance"]].mean().reset_index()
     for colour, (layer, s) in zip(itertools.cycle(SERIES), mean.groupby("layer", sort=False)):  # noqa: B905
         for column, dash, name in (("iou", "solid", text_of(str(layer).removesuffix(".weight"))), ("chance", "dot", "by chance")):

@@ -21,7 +21,7 @@ from .core import LotteryError, check_number, from_plain, to_plain
 from .data_files import Encoded, Raw, Texts, data_folders, read_parquet
 from .data_texts import read_table, to_texts
 from .domains import Domain, DomainName, check_name, check_shape, read_raw
-from .files import read_tensors, write_tensors
+from .files import read_tensors, reading, write_tensors
 
 # %% ../nbs/01_own_data.ipynb #983fd8b2
 def with_channels(
@@ -318,8 +318,8 @@ def load_domain(
     path: str | Path,  # a file that `save_domain` wrote
 ) -> Domain:
     "Read a domain back; `LotteryError` when the file is something else, damaged, or holds data that `from_arrays` would refuse."
-    tensors, record = read_tensors(path)
-    try:
+    with reading(path, "a domain that was saved here"):
+        tensors, record = read_tensors(path)
         about: Any = from_plain(record["domain"])
         if not isinstance(about["spec"], DomainName): raise LotteryError("it has no name")
         text = "x_ends" in tensors
@@ -328,5 +328,3 @@ def load_domain(
         checked: Any = (from_texts if text else from_arrays)(rows("x"), tensors["y"], test, about["classes"], "it", about["validation"]).raw
         raw = replace(checked, note=str(about["note"]), held_out=tensors.get("held_out"))
         return Domain(about["spec"], about["validation"], about["target"] and check_shape(about["target"], "it", "text" if text else "image"), raw=raw)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as e:
-        raise LotteryError(f"{Path(path).name} is not a domain that was saved here ({' '.join(str(e).split())[:120]}): save it again") from None

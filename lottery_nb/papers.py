@@ -7,7 +7,7 @@ __all__ = ['SCALES', 'RESULTS', 'APART', 'Move', 'Paper', 'carried', 'run_paper'
            'sampled', 'check_paper', 'kept_rows_by']
 
 # %% ../nbs/13_papers.ipynb #1bcabfa5
-import gzip, inspect, io, json, tempfile, textwrap, zlib
+import gzip, inspect, io, json, tempfile, textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 from .core import LotteryError, canonical, check_choice, check_number, data, fingerprint, safe_child, write_atomic
+from .files import reading
 from .runs import Run, run
 from .pruning import listed
 from .stats import ARM, COLUMNS
@@ -127,13 +128,14 @@ def kept(
     check_choice(scale, SCALES, "scale")
     path = safe_child(folder, f"{name}-{scale}.json")
     if not path.exists(): raise LotteryError(f"there are no kept results of {name} at scale {scale} in {path.parent}: run `lottery paper {name} --scale {scale} --keep`")
-    try:
+    advice = f"use a fresh copy of it and of {path.stem}.csv.gz, or run the paper again with --keep"
+    with reading(path, "kept results", advice):
         about = json.loads(path.read_text())
         text = gzip.decompress(path.with_suffix(".csv.gz").read_bytes()).decode()
         frame = pd.read_csv(io.StringIO(text), keep_default_na=False)
-        if set(about) != {"paper", "scale", "note", "hash", "table", "runs"} or about["table"] != fingerprint(text) or set(frame) != {"run", *COLUMNS} or set(frame["run"]) != set(about["runs"]): raise ValueError("it does not hold what it should")
-    except (ValueError, EOFError, zlib.error, OSError, TypeError) as e:
-        raise LotteryError(f"the kept results {path.name} and {path.stem}.csv.gz are damaged ({type(e).__name__}: {' '.join(str(e).split())[:80]}): use a fresh copy, or run the paper again with --keep") from None
+        whole = set(about) == {"paper", "scale", "note", "hash", "table", "runs"} and set(frame) == {"run", *COLUMNS}
+        if not whole or about["table"] != fingerprint(text) or set(frame["run"]) != set(about["runs"]):
+            raise ValueError("it does not hold what it should")
     return Kept(about, frame)
 
 # %% ../nbs/13_papers.ipynb #d17039fe

@@ -23,11 +23,11 @@ from torch import Tensor
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from . import __version__
-from .core import (ArmDone, ArmFailed, ArmStarted, EpochDone, Event, Layout, LotteryError, NotSaved, Planned, RunDone, RunFailed, RunPaused, RunResumed,
-                             RunStarted, RunStopped, StackState, Tick, TicketFound, check_choice, device_name, event_from, from_plain, pick_device, safe_child, to_plain, write_atomic)
+from .core import (DAMAGE, ArmDone, ArmFailed, ArmStarted, Busy, EpochDone, Event, Layout, LotteryError, NotSaved, Planned, RunDone, RunFailed, RunPaused, RunResumed,
+                             RunStarted, RunStopped, StackState, Tick, TicketFound, Unreadable, check_choice, device_name, event_from, from_plain, pick_device, safe_child, to_plain, write_atomic)
 from .data_texts import Vocabulary
 from .domains import Domain
-from .files import is_sound, read_tensors, write_tensors
+from .files import is_sound, read_tensors, reading, write_tensors
 from .own_data import load_domain, save_domain
 from .rewinding import snapshot_from
 from .tickets import FindPlan, Ticket, find_tickets, is_whole
@@ -80,7 +80,7 @@ class Tail:
 
     def _pair(self, line: bytes) -> tuple[float, Event] | None:
         if not line.strip(): return None
-        with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError):
+        with suppress(*DAMAGE):
             t, e = float(json.loads(line)["t"]), event_from(line)
             if 0 <= t < LATEST and e.sound(): return t, e
         self.skipped += 1
@@ -269,12 +269,11 @@ def read_plan(
         else: found = replace(load_domain(file), target=from_plain(record["target"]), like=from_plain(record["like"]), pieces=record.get("pieces"))
         if record["content"] == (found.content if isinstance(found, Ticket) else found.fingerprint): return found
         raise LotteryError(f"{file.name} in {file.parent} has other content than its name says: it is damaged, use a fresh copy")
-    try: plan = from_plain(json.loads(plan_text(folder), object_hook=resolve))
-    except (OSError, LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        says = " ".join(str(e).split())
-        raise LotteryError(says[:400] if isinstance(e, LotteryError) else f"{path} cannot be read as a plan: {says[:80]}") from None
-    if type(plan) in PLANS: return plan
-    raise LotteryError(f"{path} holds {type(plan).__name__}: a plan is one of {', '.join(p.__name__ for p in PLANS)}")
+    with reading(path, f"a plan of the run in {path.parent}"):
+        plan = from_plain(json.loads(plan_text(folder), object_hook=resolve))
+        if type(plan) in PLANS:
+            return plan
+        raise LotteryError(f"it holds {type(plan).__name__} in {path.parent}: a plan is one of {', '.join(p.__name__ for p in PLANS)}")
 
 # %% ../nbs/09_runs.ipynb #087691b0
 def check_kind(plan: Any) -> None:
@@ -315,12 +314,12 @@ class Arms(Recall):
     def result(self, identity: str) -> Saved | None:
         "The result with that identity, of this run or another; None for a file that is damaged."
         for folder in (self.folder, *self.others):
-            with suppress(LotteryError): return read_arms(safe_child(folder, f"{identity}.safetensors"))[identity]
+            with suppress(Unreadable): return read_arms(safe_child(folder, f"{identity}.safetensors"))[identity]
         return None
 
     def state(self, identity: str) -> dict[str, Saved]:
         "The arms of a stack as they stood at its last saved epoch; none for a file that is damaged."
-        with suppress(LotteryError):
+        with suppress(Unreadable):
             found = read_arms(self.file(identity))
             self.begun |= {name: [e for e in saved.told if isinstance(e, EpochDone)] for name, saved in found.items()}
             return found
@@ -382,13 +381,11 @@ def read_arms(
     path: Path,  # a file that `write_arms` wrote
 ) -> dict[str, Saved]:
     "States or results of arms by identity; refuses a file that is damaged or something else."
-    tensors, record = read_tensors(path)
-    try:
-        if record["file"] != path.stem: raise LotteryError(f"{path.name} is the file of other arms, {record['file']!r}: it was renamed, remove it")
+    with reading(path, "arms of a run"):
+        tensors, record = read_tensors(path)
+        if record["file"] != path.stem:
+            raise LotteryError(f"it is the file of other arms, {record['file']!r}: it was renamed, remove it")
         return {identity: _saved(tensors, f"{k}/", arm) for k, (identity, arm) in enumerate(record["arms"])}
-    except LotteryError: raise
-    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        raise LotteryError(f"{path.name} does not hold arms of a run: {' '.join(str(e).split())[:80]}") from None
 
 def _saved(tensors: dict[str, Tensor], place: str, arm: dict) -> Saved:
     snapshots = {key: snapshot_from(tensors, f"{place}{key}/", point) for key, point in arm["points"].items()}
@@ -429,7 +426,7 @@ def working(
     folder.mkdir(parents=True, exist_ok=True)
     lock, stop, heart = FileLock(folder/"lock"), threading.Event(), folder/"heartbeat"
     try: lock.acquire(timeout=0.3)  # who looks whether it is free holds it for a moment
-    except Timeout: raise LotteryError(f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+    except Timeout: raise Busy(f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
     def touch() -> None:
         with suppress(OSError): heart.write_text(str(os.getpid()))
     def beat() -> None:
@@ -512,7 +509,7 @@ def _keep_ticket(w: Writer, e: TicketFound) -> None:
     names = {s.fingerprint for s in e.made.snapshots.values()}
     damaged = [place for n in names - w.stored if not is_sound(place := safe_child(store, f"{n}.safetensors"))]
     w.stored |= names
-    with suppress(LotteryError):
+    with suppress(Unreadable):
         if file.exists() and not damaged and Ticket.load(file).content == e.made.content: return
     for place in damaged: place.unlink(missing_ok=True)
     w.seen.discard(e.key())

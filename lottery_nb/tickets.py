@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 from . import __version__
-from .core import (LATER, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, about, canonical, check_choice, check_number, data, field_in, from_plain, pick_device,
+from .core import (LATER, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, Unreadable, about, canonical, check_choice, check_number, data, field_in, from_plain, pick_device,
                              seed_for, fingerprint, safe_child, to_plain)
 from .data_texts import Vocabulary
 from .domains import Domain, domain, for_plan
 from .executors import Executor
-from .files import read_tensors, write_tensors
+from .files import read_tensors, reading, write_tensors
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
 from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask, refuse_tokens
@@ -149,9 +149,11 @@ def is_whole(
     path: str | Path,  # a ticket's file, in a run or by itself
 ) -> bool:
     "Whether the file is sound, and the snapshots that it refers to are in their place."
-    try: points = read_tensors(path)[1]["snapshots"].values()
-    except (LotteryError, LookupError, AttributeError, TypeError): return False
-    return all("stored" not in p or _place(path, p).exists() for p in points)
+    try:
+        with reading(path, "a ticket of this package"):
+            return all("stored" not in p or _place(path, p).exists() for p in read_tensors(path)[1]["snapshots"].values())
+    except Unreadable:
+        return False
 
 def _place(path: str | Path, point: Mapping[str, Any]) -> Path: "Where a ticket's snapshot lies."; return safe_child(Path(path).parent.parent/"snapshots", f"{point['stored']}.safetensors")
 
@@ -172,9 +174,8 @@ def _check_origin(record: dict) -> None:
 
 # %% ../nbs/07_tickets.ipynb #208c567b
 def _load(path: str | Path) -> Ticket:
-    tensors, record = read_tensors(path)
-    name = Path(path).name
-    try:
+    with reading(path, "a ticket of this package"):
+        tensors, record = read_tensors(path)
         _check_origin(record)
         shapes = dict(record["mask"])
         mask = Mask.unpack({n: tensors[f"mask/{n}"] for n in shapes}, shapes)
@@ -188,9 +189,6 @@ def _load(path: str | Path) -> Ticket:
             mask.apply(snapshot.weights)
             if ticket.network.built_in: check_fit(ticket.network.skeleton(), snapshot)
         return ticket
-    except LotteryError as e: raise LotteryError(f"{name}: {' '.join(str(e).split())[:400]}") from None
-    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        raise LotteryError(f"{name} is not a ticket of this package: {type(e).__name__} {' '.join(str(e).split())[:80]}") from None
 
 # %% ../nbs/07_tickets.ipynb #aeac16f3
 SCORE_AT = ("trained", "start")

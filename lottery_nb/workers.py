@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
-from .core import Event, LotteryError, Planned, RunFailed, RunStarted
+from .core import Busy, Event, LotteryError, Planned, RunFailed, RunStarted, Unreadable
+from .files import reading
 from .runs import Log, Run, Tail, beating, check_begun, check_folder, failure, neighbours, plan_text, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
 from .training import check_layout
 
@@ -27,8 +28,10 @@ def work(
     try:
         with closing(record(read_plan(folder), folder, device, neighbours(folder), int(layout) if layout.isdigit() else layout)) as events:
             for _ in events: pass
+    except Busy:
+        raise
     except Exception as e:
-        if "another process works on" not in str(e): _note(folder, failure(e))
+        _note(folder, failure(e))
         raise
 
 def _note(folder: Path, failed: RunFailed) -> None:
@@ -69,7 +72,7 @@ def resume(
     try: lock.acquire(timeout=0 if found.status in ("running", "paused") else 5); lock.release()  # the lock of a process that just ended is free in a moment
     except Timeout:
         if paused: steer(folder); return found
-        raise LotteryError(_silent(found.path) if found.status == "interrupted" else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+        raise Busy(_silent(found.path) if found.status == "interrupted" else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
     check_begun(read_plan(found.path), found.path)
     before, told = _starts(found), len(found.events)
     with open(found.path/"worker.log", "ab") as output:
@@ -112,7 +115,7 @@ def _need_worker(folder: str | Path, what: str) -> None:
     found = Run(folder)
     if (status := found.status) in ("running", "paused"): return
     try: FileLock(found.path/"lock").acquire(timeout=2).lock.release()  # that of a process that just died is free in a moment
-    except Timeout: raise LotteryError(_silent(found.path)) from None
+    except Timeout: raise Busy(_silent(found.path)) from None
     raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
 
 # %% ../nbs/09_workers.ipynb #b0857e62
@@ -145,11 +148,17 @@ def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
 def _about(folder: Path) -> dict[str, str]:
     "Kind, source and targets of a run, from its plan's JSON alone."
     try:
-        plan = json.loads(plan_text(folder))
-        name = lambda d: d if isinstance(d, str) else str(d.get("name", d.get("spec", {}).get("base", "own data")))
-        sources = [plan["source"]] if "source" in plan else [t["name"].rsplit("-r", 1)[0] for t in plan["tickets"]]
-        return dict(kind=str(plan["type"]).removesuffix("Plan").lower(), source=", ".join(dict.fromkeys(map(name, sources))), targets=", ".join(map(name, plan.get("targets", ()))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): return dict(kind="unreadable", source="", targets="")
+        with reading(folder/"plan.json", "a plan"):
+            plan = json.loads(plan_text(folder))
+            sources = [_name_of(plan["source"])] if "source" in plan else [t["name"].rsplit("-r", 1)[0] for t in plan["tickets"]]
+            targets = [_name_of(target) for target in plan.get("targets", ())]
+            return dict(kind=str(plan["type"]).removesuffix("Plan").lower(), source=", ".join(dict.fromkeys(sources)), targets=", ".join(targets))
+    except Unreadable:
+        return dict(kind="unreadable", source="", targets="")
+
+def _name_of(domain: str | dict) -> str:
+    "The name of a domain in a plan's JSON."
+    return domain if isinstance(domain, str) else str(domain.get("name", domain.get("spec", {}).get("base", "own data")))
 
 def runs(
     folder: str | Path | None = None,  # None: LOTTERY_RUNS or ./lottery-runs

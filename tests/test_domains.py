@@ -484,7 +484,7 @@ def test_a_saved_domain_is_the_same_and_a_foreign_file_is_refused(tmp_path):
         back = load_domain(save_domain(d, tmp_path/"d.safetensors"))
         assert back.fingerprint == d.fingerprint and back.adapters == d.adapters and back.name == d.name and torch.equal(back.train.x, d.train.x)
     (tmp_path/"bad.safetensors").write_bytes(pickle.dumps({"x": 1}))
-    with pytest.raises(LotteryError, match="bad.safetensors is not a safetensors file"): load_domain(tmp_path/"bad.safetensors")
+    with pytest.raises(LotteryError, match="bad.safetensors: it is not a safetensors file"): load_domain(tmp_path/"bad.safetensors")
 
 
 # real data

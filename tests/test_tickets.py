@@ -419,7 +419,7 @@ CHANGES = {
     "other shape": (lambda t, r: t.update({weight(t): t[weight(t)].flatten().clone()}), "is"), "weight more": (lambda t, r: t.update({"snapshot/init/weights/x": torch.zeros(2)}), "only in"),
     "unknown kind": (lambda t, r: t.update({"snapshot/init/things/x": torch.zeros(2)}), "no part of a snapshot"),
     "mask cut": (lambda t, r: t.update({n: t[n][:-1].clone() for n in list(t) if n.startswith("mask/")}), "damaged"),
-    "mask lost": (lambda t, r: t.pop(next(n for n in t if n.startswith("mask/"))), "not a ticket"), "no mask": (lambda t, r: r.update(mask=[]), "no parameters"),
+    "mask lost": (lambda t, r: t.pop(next(n for n in t if n.startswith("mask/"))), "cannot be read as a ticket"), "no mask": (lambda t, r: r.update(mask=[]), "no parameters"),
     "mask shape": (lambda t, r: r["mask"][0].__setitem__(1, [1, -1]), "damaged"), "mask of floats": (lambda t, r: t.update({n: t[n].float() for n in list(t) if n.startswith("mask/")}), "uint8"),
     "no snapshots": (lambda t, r: r.update(snapshots={}), ""), "no init": (lambda t, r: r["snapshots"].pop("init"), ""),
     "other network": (lambda t, r: r["network"].update(name="resnet-19"), "did you mean"), "other width": (lambda t, r: r["network"].update(width=0.3), "in the network"),
