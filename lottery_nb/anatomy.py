@@ -15,8 +15,8 @@ import torch
 from .core import LotteryError, check_choice, check_number, pick_device, seed_for
 from .domains import Domain
 from .masks import overlap
-from .plots import COLOURS, SERIES, band, density_axis, faint, styled, text_of
-from .rewinding import Snapshot, masked
+from .plots import SERIES, band, density_axis, faint, styled, text_of
+from .rewinding import Snapshot, masked, role_of
 from .stats import density_text, interval
 from .tickets import STARTS, Ticket
 from .training import Arm, Recipe, Trainer, evaluate, finish, stackable, train
@@ -117,7 +117,7 @@ def stability_plot(
 ) -> go.Figure:
     "Test error on the line between two copies, a curve for each density, mean and interval over seeds."
     fig = go.Figure()
-    for density, colour in zip(sorted(lines["density"].unique(), reverse=True), (COLOURS["dense"], *SERIES * len(lines)), strict=False):
+    for density, colour in zip(sorted(lines["density"].unique(), reverse=True), (role_of("dense").colour, *SERIES * len(lines)), strict=False):
         told = [(s, interval(v)) for s, v in lines[lines["density"] == density].groupby("share")["error"]]
         x, name = [s for s, _ in told], "dense" if density == 1 else f"{density_text(density)} kept"
         if not any(i.single for _, i in told): fig.add_trace(band(x, pd.Series([100 * i.low for _, i in told]), pd.Series([100 * i.high for _, i in told]), faint(colour, 0.1), name))

@@ -14,8 +14,9 @@ from .data_texts import AMAZON
 from .landmarks import transition
 from .models import Network
 from .papers import SCALES, Kept, Move, Paper
-from .plots import COLOURS, styled, text_of
+from .plots import styled, text_of
 from .pruning import geometric
+from .rewinding import TICKET
 from .stats import compare, density_text, interval, kept_rows, paired, results_of, verdict
 from .tickets import FindPlan
 from .training import Recipe
@@ -110,7 +111,7 @@ def cost_plot(
     "Cost of each transfer against the divergence of its two domains, with intervals over seeds; the subtitle has the rank correlation over pairs."
     if odd := (set(costs["source"]) | set(costs["target"])) - set(apart.index): raise LotteryError(f"{sorted(odd)[0]!r} is not among the domains of the divergence table: {', '.join(map(str, apart.index))}")
     x = [float(apart.loc[a, b]) for a, b in zip(costs["source"], costs["target"], strict=True)]
-    fig = go.Figure(go.Scatter(x=x, y=100 * costs["mean"], mode="markers", marker=dict(size=9, color=COLOURS["ticket"]), error_y=dict(array=100 * (costs["high"] - costs["mean"]), thickness=1, width=0, color="rgba(0,114,178,0.35)"),
+    fig = go.Figure(go.Scatter(x=x, y=100 * costs["mean"], mode="markers", marker=dict(size=9, color=TICKET.colour), error_y=dict(array=100 * (costs["high"] - costs["mean"]), thickness=1, width=0, color="rgba(0,114,178,0.35)"),
                                hovertext=[f"{text_of(a)} → {text_of(b)}: {t}" for a, b, t in zip(costs["source"], costs["target"], costs["text"], strict=True)], hovertemplate="%{hovertext}<br>%{x:.3f} bits apart<extra></extra>"))
     fig.add_hline(y=0, line_width=1, line_color="#6E7781")
     fig.update_xaxes(title_text="divergence of the two domains (bits)").update_yaxes(title_text="difference in test accuracy (points)")

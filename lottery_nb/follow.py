@@ -21,9 +21,11 @@ from plotly.subplots import make_subplots
 from .core import (ArmDone, ArmFailed, ArmStarted, EpochDone, Event, Planned, RunResumed, RunStarted, TicketFound,
                              density_text, safe_child)
 from .masks import Mask
-from .plots import AWAY, COLOURS, DASHES, SYMBOLS, accuracy_plot, broken, density_axis, faint, layer_density_plot, level_axis, styled, text_of, transfer_curves, transfer_plot
+from .plots import AWAY, DASHES, accuracy_plot, broken, density_axis, faint, layer_density_plot, level_axis, styled, text_of, transfer_curves, transfer_plot
 from .files import read_tensors
+from .rewinding import CONTROLS, TICKET, role_of
 from .runs import RESULTS, TAGS, Tail, layers_frame, read_plan, status_of
+from .transfer import trained_from
 
 # %% ../nbs/12_follow.ipynb #dd3d5fb3
 POINTS = 2000  # of a curve, at most
@@ -229,7 +231,7 @@ def with_rises(
 ) -> go.Figure:
     "The figure with a trail for each role that is in training."
     for role, (x, y) in trails.items():
-        fig.add_scatter(x=x, y=[100 * v for v in y], name=f"{text_of(role)}, in training", mode="markers", marker=dict(size=4, color=faint(COLOURS.get(role, "#333333"), 0.45)),
+        fig.add_scatter(x=x, y=[100 * v for v in y], name=f"{text_of(role)}, in training", mode="markers", marker=dict(size=4, color=faint(role_of(role).colour, 0.45)),
                         hovertemplate=f"{text_of(role)} in training<br>validation accuracy %{{y:.1f}} %<extra></extra>", cliponaxis=True, showlegend=False, legendgroup=role)
     return fig
 
@@ -248,8 +250,8 @@ def live_training(
     for name, c in curves:
         role = str(c.tags.get("role"))
         fig.add_scatter(x=c.x, y=[100 * v for v in c.y], name=AWAY.get(role, text_of(role)) if hasattr(f.plan, "targets") else text_of(role), legendgroup=role, showlegend=role not in seen, mode="lines+markers" if len(c.x) < 60 else "lines",
-                        line=dict(color=COLOURS.get(role, "#333333"), width=1.2 if c.over else 2, dash=DASHES.get(str(c.tags.get("start")), "solid")), opacity=0.55 if c.over else 1.0,
-                        marker=dict(size=5, symbol=SYMBOLS.get(role, "circle") if role != "dense" else "circle"), hovertemplate=f"<b>{text_of(name)}</b><br>epoch %{{x}}: %{{y:.2f}} %<extra></extra>")
+                        line=dict(color=role_of(role).colour, width=1.2 if c.over else 2, dash=DASHES.get(str(c.tags.get("start")), "solid")), opacity=0.55 if c.over else 1.0,
+                        marker=dict(size=5, symbol="circle" if role_of(role).whole else role_of(role).marker), hovertemplate=f"<b>{text_of(name)}</b><br>epoch %{{x}}: %{{y:.2f}} %<extra></extra>")
         seen.add(role)
     longest = max((c.epochs for _, c in curves), default=1)
     fig.update_xaxes(title_text="epochs completed", range=[0, max([longest, *(c.x[-1] for _, c in curves if c.x)]) * 1.02])
@@ -311,7 +313,7 @@ def mask_figure(
 def _words_figure(kept: np.ndarray, words: tuple[str, ...], heading: str, name: str) -> go.Figure:
     order = np.argsort(-kept, kind="stable")
     chosen = order if len(order) <= 30 else np.concatenate([order[:15], order[-15:]])
-    fig = go.Figure(go.Bar(x=100 * kept[chosen], y=[text_of(words[i]) for i in chosen], orientation="h", marker_color=COLOURS["ticket"], hovertemplate="%{y}: %{x:.0f} % kept<extra></extra>"))
+    fig = go.Figure(go.Bar(x=100 * kept[chosen], y=[text_of(words[i]) for i in chosen], orientation="h", marker_color=TICKET.colour, hovertemplate="%{y}: %{x:.0f} % kept<extra></extra>"))
     fig.update_yaxes(autorange="reversed", type="category", title_text="word").update_xaxes(title_text="kept weights of the word's vector (%)", range=[0, 100])
     return styled(fig, heading, f"{text_of(name)}: the words that keep most and least")
 
@@ -349,9 +351,13 @@ def matrix_height(
     "Pixels that the transfer matrix will need when all is done, so that it need not grow."
     p: Any = f.plan if f else None
     if not hasattr(p, "targets"): return 300
-    drawn = sum(c in ("reinit", "random mask", "small dense", "reinit signs kept") for c in p.controls) + ("fresh" in p.start and "reinit" not in p.controls)
-    kept = sum(s != "fresh" for s in p.start)
-    return 110 + len(p.targets) * (44 + 40 * (kept * (1 + ("shuffled" in p.controls)) + drawn))
+    controls = [CONTROLS[c] for c in p.controls if c in CONTROLS]
+    elsewhere = [c for c in p.controls if c not in CONTROLS]  # found by import, and not loaded here
+    rows = {("reinit" if start == "fresh" else "ticket", start) for start in p.start}
+    for start in p.start:
+        rows |= {(c.name, "fresh" if c.weights == "drawn" else start) for c in trained_from(controls, start) if not c.whole}
+        rows |= {(str(c), start) for c in elsewhere}
+    return 110 + len(p.targets) * (44 + 40 * len(rows))
 
 def targets_height(
     f: Follower | None,
@@ -373,7 +379,7 @@ def live_targets(
     for col, target in enumerate(targets, 1):
         for role, x, y, mode in _on_target(f, frame, target):
             fig.add_scatter(x=x, y=y, name=AWAY.get(role, text_of(role)), legendgroup=role, showlegend=role not in seen, mode="markers", row=1, col=col, opacity=0.4 if mode == "training" else 1.0,
-                            marker=dict(size=4 if mode == "training" else 9, color=COLOURS.get(role, "#333333"), symbol="circle" if mode == "training" or role == "dense" else SYMBOLS.get(role, "star")),
+                            marker=dict(size=4 if mode == "training" else 9, color=role_of(role).colour, symbol="circle" if mode == "training" or role_of(role).whole else role_of(role).marker),
                             hovertemplate=f"{text_of(role)}, {mode}<br>%{{x}}: %{{y:.1f}} %<extra></extra>")
             seen.add(role)
     fig.update_xaxes(**density_axis(pd.Series([1.0, *(t.density for t in f.plan.tickets)])) | dict(title_text="weights kept (log scale)")).update_yaxes(title_text="accuracy (%)", col=1)

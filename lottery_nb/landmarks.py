@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np, pandas as pd
 import plotly.graph_objects as go
 from .core import LotteryError, check_choice, check_number
-from .plots import COLOURS, DASHES, SYMBOLS, density_axis, series_of, styled, text_of
+from .plots import DASHES, density_axis, series_of, styled, text_of
+from .rewinding import role_of
 from .stats import ARM, COLUMNS, compare, density_text, in_order, interval, kept_rows, partners, results_of, seeds_text
 from .verdict import MARGIN
 
@@ -112,10 +113,10 @@ def speed_plot(
     for role, start, label, dash in series_of(here):
         s = here[(here["role"] == role) & (here["start"] == start) & here["reached"].gt(0)]
         if s.empty: continue
-        colour, x = COLOURS.get(role, "#333333"), s["density"]
+        look, x = role_of(role), s["density"]
         if len(s) == 1 and s["density"].item() == 1: s, x = pd.concat([s, s]), pd.Series([1.0, here["density"].min()])
-        fig.add_scatter(x=x, y=s["mean"], name=label, mode="lines+markers" if role not in ("dense", "tuned dense") else "lines", line=dict(color=colour, dash=DASHES.get(dash, dash), width=2 if role == "ticket" else 1.4),
-                        marker=dict(size=9, symbol=[SYMBOLS.get(role, "star").removesuffix("-open") + ("-open" if a < b else "") for a, b in zip(s["reached"], s["n"], strict=True)], color=colour),
+        fig.add_scatter(x=x, y=s["mean"], name=label, mode="lines" if look.whole else "lines+markers", line=dict(color=look.colour, dash=DASHES.get(dash, dash), width=2 if role == "ticket" else 1.4),
+                        marker=dict(size=9, symbol=[look.marker.removesuffix("-open") + ("-open" if a < b else "") for a, b in zip(s["reached"], s["n"], strict=True)], color=look.colour),
                         error_y=dict(array=s["high"] - s["mean"], thickness=1, width=0) if role == "ticket" else None, hovertext=s["text"], hovertemplate=f"<b>{label}</b><br>%{{x:.3p}} kept<br>%{{hovertext}} epochs<extra></extra>")
     fig.update_xaxes(**density_axis(here["density"])).update_yaxes(title_text="epochs to the dense accuracy", range=[0, 1.15 * results_of(results)["epoch"].max()])
     return styled(fig, f"How soon they are as good as dense on {text_of(domain)}", f"first epoch at the dense network's validation accuracy{f' less {100 * short:g} points' if short else ''};<br>{seeds_text(here)}, of those that reach it; open: not all do", 400 + 20*len(fig.data)).update_layout(margin_t=104)

@@ -17,7 +17,8 @@ import plotly.graph_objects as go
 from .core import LotteryError, TicketFound
 from .follow import awaited, mask_of
 from .masks import Mask, overlap
-from .plots import SERIES, SYMBOLS, density_axis, faint, level_axis, styled, text_of, view_of
+from .plots import SERIES, density_axis, faint, level_axis, styled, text_of, view_of
+from .rewinding import role_of
 from .runs import Run
 from .stats import in_order, seeds_text, short_table, summary
 from .verdict import conditions, verdict_lines
@@ -52,7 +53,8 @@ def series_between(
     return rows[(rows["role"] != "dense") | (rows["begun"] == 0)]
 
 # %% ../nbs/12_many_runs.ipynb #774c6021
-def _symbol(role: str) -> str: return "star" if role == "dense" else SYMBOLS.get(role, "circle").removesuffix("-open")
+def _symbol(role: str) -> str:
+    return "star" if role_of(role).whole else role_of(role).marker.removesuffix("-open")
 
 def _legend_of(fig: go.Figure, runs: dict[str, tuple[str, str]], roles: list[str]) -> None:
     "Add an entry for each run (its colour) and each role (its marker) by traces without data."

@@ -29,10 +29,10 @@ from .forms import (FIND, KINDS, LONG, REWINDS, TRANSFER, Cost, Looked, beside, 
 from .live import Live
 from .many_runs import compared, evidence_table, frame_of, overlap_figure, results_table, tickets_of, verdict_table
 from .models import NETWORKS
-from .plots import COLOURS, styled, text_of
+from .plots import styled, text_of
 from .pruning import CRITERIA, SCOPES
 from .report import html_table, plan_table, time_text, write_report
-from .rewinding import CONTROLS, RETRAIN
+from .rewinding import CONTROLS, RETRAIN, TICKET, role_of
 from .runs import Run, run_folder, runs_home
 from .stats import density_text
 from .verdict import OPEN_TEXT
@@ -352,7 +352,7 @@ def balance(
 ) -> go.Figure:
     "Examples of each class in each split."
     fig = go.Figure([go.Bar(x=[text_of(c) for c in table.index], y=table[split], name=split, marker_color=colour, hovertemplate="%{x}: %{y} for " + split + "<extra></extra>")
-                     for split, colour in zip(("train", "validation", "test"), (COLOURS["ticket"], COLOURS["reinit signs kept"], COLOURS["dense"]), strict=True) if split in table])
+                     for split, colour in zip(("train", "validation", "test"), (TICKET.colour, role_of("reinit signs kept").colour, role_of("dense").colour), strict=True) if split in table])
     fig.update_layout(barmode="stack").update_xaxes(type="category", title_text="class").update_yaxes(title_text="examples")
     return styled(fig, "Class balance", text_of(name))
 
@@ -361,7 +361,7 @@ def schedule_figure(
     densities: Sequence[float],    # the first is 1
 ) -> go.Figure:
     "Density by round, on a log scale."
-    fig = go.Figure(go.Scatter(x=list(range(len(densities))), y=[100*d for d in densities], mode="lines+markers", line=dict(color=COLOURS["ticket"], width=2), marker_size=7,
+    fig = go.Figure(go.Scatter(x=list(range(len(densities))), y=[100*d for d in densities], mode="lines+markers", line=dict(color=TICKET.colour, width=2), marker_size=7,
                                text=[density_text(d) for d in densities], hovertemplate="round %{x}: %{text} kept<extra></extra>"))
     fig.update_xaxes(title_text="round", rangemode="tozero", dtick=1 if len(densities) <= 16 else None)
     fig.update_yaxes(title_text="weights kept (%, log scale)", type="log", tickvals=[0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100])
@@ -374,7 +374,7 @@ def layers_figure(
     table = looked.layers[looked.layers["size"] > 0]
     kinds = {"may be pruned": table["prunable"], "stays whole": ~table["prunable"]}
     fig = go.Figure([go.Bar(y=[text_of(p) for p in table.loc[rows, "parameter"]], x=table.loc[rows, "size"], name=name, orientation="h", marker_color=colour, hovertemplate="%{y}: %{x:,}<extra></extra>")
-                     for (name, rows), colour in zip(kinds.items(), (COLOURS["ticket"], COLOURS["dense"]), strict=True)])
+                     for (name, rows), colour in zip(kinds.items(), (TICKET.colour, role_of("dense").colour), strict=True)])
     fig.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=[text_of(p) for p in table["parameter"]], title_text="parameter")
     fig.update_xaxes(type="log", title_text="weights (log scale)")
     return styled(fig, "Weights of the network", f"{looked.parameters:,} in all, {looked.prunable/looked.parameters:.1%} may be pruned")

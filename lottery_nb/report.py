@@ -21,7 +21,8 @@ from plotly.offline import get_plotlyjs
 from .core import LotteryError, density_text, time_text, write_atomic
 from .plots import accuracy_plot, floor_of, layer_density_plot, targets_of, transfer_curves, transfer_plot, undertrained
 from .pruning import Schedule
-from .stats import ARM, ROLES, compare, results_of, seeds_text, short_rows, short_table
+from .rewinding import roles
+from .stats import ARM, compare, results_of, seeds_text, short_rows, short_table
 from .tickets import Ticket
 from .training import Recipe
 from .verdict import OPEN_TEXT, conditions, verdict_lines
@@ -52,7 +53,7 @@ def findings(
     frame, floor = results_of(run), floor_of(run, None)
     frame = frame[frame["domain"].isin([d for d in frame["domain"].unique() if not undertrained(frame, floor, d)])]
     there = set(frame.loc[frame["split"] == "test", "role"])
-    others = [r for r in dict.fromkeys([*ROLES, *frame["role"]]) if r in there - {"ticket"}]
+    others = [r for r in dict.fromkeys([*roles(), *frame["role"]]) if r in there - {"ticket"}]
     if "ticket" not in there or not others: return []
     rows, said = pd.concat([compare(frame, "ticket", other, confidence=confidence) for other in others]), []
     for (source, domain, start), group in rows.groupby(["source", "domain", "start"], sort=False):

@@ -25,7 +25,7 @@ from .files import read_tensors, reading, write_tensors
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
 from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask, refuse_tokens
-from .rewinding import CONTROLS, RATED, RETRAIN, TRAINED, Beginning, Snapshot, at_rate, check_fit, fresh, load, masked, refit, rewind_step, round_start, snapshot_from
+from .rewinding import CONTROLS, RETRAIN, TICKET, TRAINED, Beginning, Role, Snapshot, at_rate, check_fit, fresh, load, masked, refit, rewind_step, round_start, snapshot_from
 from .training import NOTHING, Arm, Recall, Recipe, Trained, batches_of, lr_factor, steps_per_epoch, train
 
 # %% ../nbs/07_tickets.ipynb #82410fc4
@@ -209,9 +209,9 @@ class FindPlan:
     score_at: str = "trained"                    # score the trained weights, or those at the 'start' (SNIP, GraSP, SynFlow before training)
     prunable: tuple | None = None                # parameter names; None: weights of convolution, linear and embedding layers but the head
     layer_fractions: Mapping[str, float] = field(default_factory=dict)  # share pruned in each round in layers of their own rate: {'head': 0.1}
-    controls: tuple = ("reinit", "shuffled", "random mask")
+    controls: tuple = ("reinit", "shuffled", "random mask")  # names, functions, 'package.module:name'; 'dense' is trained anyway
     floor: float = 0.0                           # validation accuracy that the dense network must reach before results are shown
-    rates: tuple = field(default=(), metadata=LATER)  # learning rates, beside the recipe's, at which dense and (where it is a control) 'reinit' are trained too
+    rates: tuple = field(default=(), metadata=LATER)  # learning rates, beside the recipe's, at which dense and the rated controls among `controls` ('reinit') are trained too
 
     def __post_init__(self): _check_find(self)
 
@@ -301,6 +301,8 @@ class Search:
         self.fractions = {n: f for n, f in own.items() if n in self.names}
         if unused := set(own) - set(self.fractions) - {n for n in own if model.get_parameter(n).ndim < 2}:
             raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too", "FindPlan.layer_fractions")
+        with about("FindPlan.controls"):
+            self.controls = tuple(c for c in CONTROLS.several(plan.controls) if c.name != "dense")  # which is trained anyway
         try: self.hash = plan.hash
         except LotteryError: self.hash = ""  # a function without a name: this process only
         spe = steps_per_epoch(self.domain, plan.recipe)
@@ -310,8 +312,9 @@ class Search:
 
     def planned(self) -> Planned:
         "How much the plan trains."
-        more = len(self.plan.rates)
-        arms = len(self.plan.seeds) * (1 + more + self.plan.schedule.rounds * (1 + len(self.plan.controls) + more * ("reinit" in self.plan.controls)))
+        plan, more = self.plan, len(self.plan.rates)
+        beside = sum((1 if c.whole else plan.schedule.rounds) * (1 + more * c.rated) for c in self.controls)
+        arms = len(plan.seeds) * (1 + more + plan.schedule.rounds + beside)
         return Planned(arms, arms * self.total * min(self.plan.recipe.batch_size, len(self.domain.train.y)))
 
 def _layer(layer: str, head: tuple[str, ...], model: nn.Module) -> tuple[str, ...]:
@@ -360,15 +363,16 @@ def _found(ticket: Ticket) -> TicketFound:
 def _round_arms(search: Search, s: _Seed, r: int) -> list[Arm]:
     plan, recipe = search.plan, search.plan.recipe
     begin = Beginning(search.network, s.mask, round_start(plan.retrain, s.rewound, s.trained), s.seed, r)
-    def arm(role: str, b: Beginning, rate: float | None = None) -> Arm:
-        tags = dict(source=search.domain.name, domain=search.domain.name, role=role, start="rewind" if role in ("ticket", "shuffled") else "fresh",
-                    round=r, density=s.mask.density, seed=s.seed)
+    def arm(role: Role, b: Beginning, keeps: bool, rate: float | None = None) -> Arm:
+        at, called = (0, 1.0) if role.whole else (r, s.mask.density), at_rate(role.name, rate) if rate else role.name
+        tags = dict(source=search.domain.name, domain=search.domain.name, role=called, start="rewind" if keeps else "fresh", round=at[0], density=at[1], seed=s.seed)
         how = replace(recipe, lr=rate) if rate else recipe
-        if plan.retrain == "fine-tuning" and role in ("ticket", "shuffled"):
-            how = replace(recipe, schedule="constant", warmup=0.0, lr=recipe.lr * lr_factor(recipe, search.total - 1, search.total))
-        return Arm(f"r{r:02d}/{role}/s{s.seed}", b.network, search.domain, how, s.seed, b.start, b.mask, tags=tags, returns_weights=role == "ticket")
-    again = [arm(at_rate(c, rate), CONTROLS[c](begin), rate) for c in plan.controls if c in RATED for rate in plan.rates]
-    return [arm("ticket", begin)] + [arm(c, CONTROLS[c](begin)) for c in plan.controls] + again
+        if plan.retrain == "fine-tuning" and keeps:
+            how = replace(how, schedule="constant", warmup=0.0, lr=how.lr * lr_factor(recipe, search.total - 1, search.total))
+        return Arm(f"r{at[0]:02d}/{called}/s{s.seed}", b.network, search.domain, how, s.seed, b.start, b.mask, tags=tags, returns_weights=role is TICKET)
+    made = [(c, b, c.keeps(begin, b)) for c in search.controls if r == 1 or not c.whole for b in [c(begin)]]
+    again = [arm(c, b, keeps, rate) for c, b, keeps in made if c.rated for rate in plan.rates]
+    return [arm(TICKET, begin, True)] + [arm(c, b, keeps) for c, b, keeps in made] + again
 
 def _dense_arms(search: Search) -> list[Arm]:
     "The dense networks, and those at further learning rates, which only give numbers."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START_POINTS', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE', 'TransferPlan', 'target_domain', 'in_vocabulary', 'settle',
-           'transfer_arms', 'transfer']
+           'trained_from', 'transfer_arms', 'transfer']
 
 # %% ../nbs/08_transfer.ipynb #0b215a28
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from .domains import Domain, domain, for_plan
 from .executors import Executor
 from .masks import Mask
 from .pruning import kept_count
-from .rewinding import CONTROLS, RATED, TRAINED, Beginning, Snapshot, at_rate, fresh, head_names, refit
+from .rewinding import CONTROLS, TICKET, TRAINED, Beginning, Control, Role, Snapshot, at_rate, fresh, head_names, refit
 from .tickets import Ticket, check_rates
 from .training import FROZEN_NORM, NOTHING, Arm, Recall, Recipe, Trained, total_steps, train
 
@@ -63,7 +63,7 @@ class TransferPlan:
 # %% ../nbs/08_transfer.ipynb #2ed0351c
 def _several(given: Any, place: str) -> tuple:
     "A field that holds several things, of which one may stand alone; refuses what holds nothing."
-    if isinstance(given, (str, Domain, Ticket)):
+    if isinstance(given, (str, Domain, Ticket)) or callable(given):
         return (given,)
     if isinstance(given, Iterable):
         return tuple(given)
@@ -81,8 +81,7 @@ def _check_transfer(p: TransferPlan) -> None:
         object.__setattr__(p, "targets", tuple(for_plan(t) for t in p.targets))
     for s in p.start: check_choice(s, START_POINTS, "TransferPlan.start")
     with about("TransferPlan.controls"):
-        for c in p.controls:
-            CONTROLS[c]
+        object.__setattr__(p, "controls", tuple(CONTROLS.keep(c) for c in p.controls))
     if not isinstance(p.recipe, (Recipe, type(None))): raise LotteryError(f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets", "TransferPlan.recipe")
     for how in [p.recipe] if p.recipe else [t.recipe for t in p.tickets]: object.__setattr__(p, "rates", check_rates(p.rates, how.lr, "TransferPlan.rates"))
     check_choice(p.body, BODIES, "TransferPlan.body")
@@ -165,20 +164,24 @@ def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
     if c.network != b.network: return c
     return replace(c, start=replace(c.start, weights={n: b.start.weights[n] if n in head else w for n, w in c.start.weights.items()}))
 
-def _roles(p: TransferPlan, b: Beginning, start: str, head: frozenset[str]) -> Iterator[tuple[str, str, Beginning]]:
-    "(role, start, beginning) of a ticket and its controls at one starting point."
-    yield ("reinit" if start == "fresh" else "ticket"), start, b
-    for control in p.controls:
-        c = _same_head(b, CONTROLS[control](b), head)
-        drawn = control in ("reinit", "random mask", "small dense", "reinit signs kept")
-        if start == "fresh" and control in ("reinit", "shuffled", "reinit signs kept"): continue  # with fresh weights these are 'reinit' and 'random mask'
-        yield control, "fresh" if drawn else start, c
+def trained_from(
+    controls: Iterable[Control],
+    start: str,                   # 'rewind', 'source-trained' or 'fresh'
+) -> tuple[Control, ...]:
+    "The controls that are trained from a starting point: with fresh weights some would be another role."
+    return tuple(c for c in controls if start != "fresh" or not c.fresh_is)
 
-def _arm(p: TransferPlan, there: Domain, b: Beginning, tags: dict[str, Any], head: frozenset[str], recipe: Recipe) -> Arm:
+def _roles(controls: tuple[Control, ...], b: Beginning, start: str, head: frozenset[str]) -> Iterator[tuple[Role, str, Beginning]]:
+    "(role, start, beginning) of a ticket and its controls at one starting point."
+    yield (CONTROLS["reinit"] if start == "fresh" else TICKET), start, b
+    for control in trained_from(controls, start):
+        c = control(b)
+        yield control, start if control.keeps(b, c) else "fresh", _same_head(b, c, head)
+
+def _arm(p: TransferPlan, there: Domain, b: Beginning, tags: dict[str, Any], whole: bool, head: frozenset[str], recipe: Recipe) -> Arm:
     "The arm that trains a beginning, under a name that its tags give."
-    dense = tags["role"] == "dense" or tags["role"].startswith(at_rate("dense", 1)[:-1])
-    tags |= dict(round=0, density=1.0) if dense else {}
-    name = "/".join([tags["source"], tags["domain"], tags["role"], tags["start"], *([] if dense else [f"r{tags['round']:02d}"]), f"s{tags['seed']}"])
+    tags |= dict(round=0, density=1.0) if whole else {}
+    name = "/".join([tags["source"], tags["domain"], tags["role"], tags["start"], *([] if whole else [f"r{tags['round']:02d}"]), f"s{tags['seed']}"])
     still = frozenset(b.start.weights) - head if p.body == "frozen" else frozenset()
     return Arm(name, b.network, there, recipe, tags["seed"], b.start, b.mask, still, p.norm, tags=tags, returns_weights=False)
 
@@ -190,6 +193,8 @@ def transfer_arms(
     arms: dict[str, Arm] = {}
     sources = _labels({t.plan: t.source for t in plan.tickets})
     targets = _labels({_place(t): domain(t).name for t in plan.targets})
+    with about("TransferPlan.controls"):
+        controls = CONTROLS.several(plan.controls)
     for target in plan.targets:
         for ticket in plan.tickets:
             with about("TransferPlan.targets"):
@@ -197,11 +202,11 @@ def transfer_arms(
             how = plan.recipe or ticket.recipe
             for start in plan.start:
                 b, head = settle(ticket, there, start, plan.head)
-                for role, begins, c in _roles(plan, b, start, head):
-                    tags = dict(source=sources[ticket.plan], domain=targets[_place(target)], role=role, start=begins, round=ticket.round, density=ticket.density, seed=ticket.seed)
-                    tried = {role: how} | ({at_rate(role, rate): replace(how, lr=rate) for rate in plan.rates} if role in RATED else {})
+                for role, begins, c in _roles(controls, b, start, head):
+                    tags = dict(source=sources[ticket.plan], domain=targets[_place(target)], role=role.name, start=begins, round=ticket.round, density=ticket.density, seed=ticket.seed)
+                    tried = {role.name: how} | ({at_rate(role.name, rate): replace(how, lr=rate) for rate in plan.rates} if role.rated else {})
                     for called, recipe in tried.items():
-                        arm = _arm(plan, there, c, tags | {"role": called}, head, recipe)
+                        arm = _arm(plan, there, c, tags | {"role": called}, role.whole, head, recipe)
                         arms.setdefault(arm.name, arm)
     return list(arms.values())
 

@@ -6,9 +6,10 @@ import pytest
 
 from lottery_nb.core import LotteryError
 from lottery_nb.plots import (
-    COLOURS, LINE, SYMBOLS, UNWANTED, accuracy_plot, broken, curves, density_axis, layer_density_plot, styled, transfer_cells, transfer_curves, transfer_plot, training_plot, undertrained, view_of,
+    LINE, UNWANTED, accuracy_plot, broken, curves, density_axis, layer_density_plot, styled, transfer_cells, transfer_curves, transfer_plot, training_plot, undertrained, view_of,
 )
-from lottery_nb.stats import ROLES, summary
+from lottery_nb.rewinding import roles
+from lottery_nb.stats import summary
 from made_up import made_up_results
 
 FOUND = made_up_results(seeds=3, rounds=4)
@@ -108,8 +109,8 @@ def test_single_runs_have_no_band_and_say_so():
 
 
 def test_each_role_has_its_colour_and_marker():
-    assert set(COLOURS) == set(SYMBOLS) == set(ROLES)
-    assert len(set(COLOURS.values())) == len(ROLES) == len(set(SYMBOLS.values()))
+    looks = roles().values()
+    assert len({r.colour for r in looks}) == len({r.marker for r in looks}) == len(looks) == 9
 
 
 @pytest.mark.parametrize("floor, shown", [(None, True), (0.0, True), (0.5, True), (0.95, False)])
