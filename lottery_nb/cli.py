@@ -7,8 +7,8 @@ __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', '
            'schedule_from', 'add_find', 'find_command', 'add_transfer', 'tickets_at', 'transfer_command', 'tell',
            'show_command', 'export_command', 'write_csv', 'demo_plan', 'demo_command', 'add_run', 'run_command',
            'stands', 'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command', 'add_bench',
-           'bench_command', 'workbench_notebook', 'lab_command', 'app_command', 'serve', 'add_paper', 'paper_of',
-           'check_command', 'paper_command', 'make_parser', 'main']
+           'bench_command', 'add_doctor', 'doctor_command', 'workbench_notebook', 'lab_command', 'app_command', 'serve',
+           'add_paper', 'paper_of', 'check_command', 'paper_command', 'make_parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #9a7f9d01
 import argparse, importlib.util, json, signal, subprocess, sys
@@ -27,6 +27,7 @@ from .distribution_shift import distribution_shift
 from .runs import Run, read_plan, run, runs_home
 from .workers import pause, resume, runs, start, stop
 from .bench import WORKS, bench, setup, table
+from .doctor import as_text, examine
 from .tickets import FindPlan, Ticket
 from .training import PRECISIONS, Recipe
 from .transfer import BODIES, FROZEN_NORM, START_POINTS, TRANSFER_HEADS, TransferPlan
@@ -293,6 +294,19 @@ def bench_command(args: argparse.Namespace) -> int:
     print(table(path).to_string(index=False), path, sep="\n")
     return 0
 
+# %% ../nbs/16_cli.ipynb #d973b37e
+def add_doctor(
+    parser: argparse.ArgumentParser,
+) -> None:
+    "Flags of `lottery doctor`."
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+def doctor_command(args: argparse.Namespace) -> int:
+    "Print versions, devices, data found and free memory, without names of users and home folders."
+    found = examine()
+    print(json.dumps(found, indent=1, ensure_ascii=False) if args.json else as_text(found))
+    return 0
+
 # %% ../nbs/16_cli.ipynb #57b13bc0
 CELLS = (("markdown", "# The workbench\nRun the cell below; a run that it starts goes on when this page is closed, and the cell run again comes back to it."),
          ("code", "from lottery_nb.panel import Workbench\n\nWorkbench()"))
@@ -404,6 +418,7 @@ COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
              demo_command, "find, transfer and report on handwritten digits, no download", "lottery demo --out lottery-demo"),
     "paper": (add_paper, paper_command, "run a paper's experiment at a scale", "lottery paper distribution-shift --scale smoke"),
     "bench": (add_bench, bench_command, "measure how fast this is, against what people use today", "lottery bench --peers peers/bin/python --repeats 5"),
+    "doctor": (add_doctor, doctor_command, "versions, devices, data found and free memory, to paste into a report", "lottery doctor"),
 }
 TRAINS = ("find", "transfer", "run", "demo", "paper", "bench")  # commands with --out, --device and --quiet
 OUT = {"demo": "lottery-demo", "paper": "a folder in lottery-runs, named after paper and scale", "bench": "bench/results", "run": "the plan's folder"}

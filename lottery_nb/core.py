@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['DAMAGE', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LATER', 'EVENTS', 'LotteryError', 'Busy', 'NotFound',
            'Unreadable', 'expect_error', 'about', 'deprecated', 'Registry', 'entries_of', 'loaded', 'field_in',
-           'check_choice', 'check_number', 'pick_device', 'device_name', 'seed_for', 'generator', 'global_seed',
-           'fingerprint', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical',
-           'write_atomic', 'safe_child', 'density_text', 'time_text', 'fits', 'Event', 'event', 'RunStarted', 'Planned',
-           'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed', 'TicketFound', 'RoundDone',
-           'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped', 'Tick', 'StackState', 'Unknown',
-           'event_from']
+           'check_choice', 'check_number', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
+           'generator', 'global_seed', 'fingerprint', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain',
+           'from_plain', 'canonical', 'write_atomic', 'safe_child', 'density_text', 'time_text', 'fits', 'Event',
+           'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
+           'TicketFound', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped',
+           'Tick', 'StackState', 'Unknown', 'event_from']
 
 # %% ../nbs/00_core.ipynb #cc1b4112
-import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, re, secrets, warnings
+import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, secrets, warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -230,6 +230,19 @@ def device_name(device: torch.device) -> str:
     n = torch.get_num_threads()
     if device.type == "cuda": return torch.cuda.get_device_name(device)
     return "Apple GPU" if device.type == "mps" else f"CPU, {n} thread{'s'[:n > 1]}"
+
+# %% ../nbs/00_core.ipynb #4c1dd4e4
+def cores() -> int:
+    "CPU cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def processor_name() -> str:
+    "The processor as its maker calls it."
+    names = [platform.processor() or platform.machine()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2] for line in lines if line.startswith("model name")] or names
+    return " ".join(re.sub(r"\((R|TM)\)|Processor|CPU", "", names[0]).split())
 
 # %% ../nbs/00_core.ipynb #38f9da03
 def seed_for(

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from .core import LotteryError, check_number, fingerprint, generator
-from .data_files import Raw, Texts, cache_folder, locate, stratified
+from .data_files import LAYOUTS, Raw, Texts, cache_folder, locate, stratified
 from .files import read_tensors, write_tensors
 
 # %% ../nbs/01_data_texts.ipynb #96bc90e2
@@ -80,12 +80,14 @@ def read_reviews(
     held = stratified(y[train], 1/8, "reviews validation")
     return Raw(texts[train], y[train], SENTIMENT, (texts[at[test]], y[at[test]]), note, held)
 
+LAYOUTS.update({f"amazon-{part}": ([([f"amazon/{part}.parquet"], read_reviews)],) for part in AMAZON})
+
 def load_amazon(
     part: str,  # one of `AMAZON`
 ) -> Raw:
     "Amazon reviews of one kind of product."
     how = f" (its makers publish the reviews at {AMAZON_HOME}; write them as amazon/{part}.parquet with the columns text and label, 0 for negative and 1 for positive)"
-    return locate(f"amazon-{part}", [([f"amazon/{part}.parquet"], read_reviews)], get_it=how)
+    return locate(f"amazon-{part}", LAYOUTS[f"amazon-{part}"][0], get_it=how)
 
 # %% ../nbs/01_data_texts.ipynb #e0d6c251
 PAD, UNKNOWN = 0, 1

@@ -13,6 +13,8 @@ import tiny
 from lottery_nb import cli
 from lottery_nb.cli import COMMANDS, main, make_parser, numbers, recipe_from, schedule_from, words
 from lottery_nb.core import LotteryError
+from lottery_nb.data_files import LAYOUTS, load_smallnorb
+from lottery_nb.doctor import PARTS, place_of
 from lottery_nb.pruning import cubic, geometric, linear, listed, one_shot
 from lottery_nb.runs import Run, write_plan
 from lottery_nb.tickets import FindPlan, Ticket
@@ -235,6 +237,83 @@ def test_a_run_is_resumed_on_the_device_that_is_asked_for(monkeypatch, tmp_path)
     monkeypatch.setattr(cli, "resume", lambda run, device: asked.append((run, device)) or Run(tmp_path/"run"))
     write_plan(FindPlan(), tmp_path/"run")
     assert main(["resume", "r", "--device", "cpu"]) == 0 and main(["resume", "r"]) == 0 and asked == [("r", "cpu"), ("r", "auto")]
+
+
+# --- lottery doctor ---
+
+def doctor(home, *line, **env):
+    "What `lottery doctor` prints as a process of a user called mia, in a folder of hers."
+    place = {"HOME": str(home), "LOGNAME": "mia", "USER": "mia", "LOTTERY_CACHE": str(home/"cache"), "LOTTERY_RUNS": str(home/"runs")}
+    code = "import sys; from lottery_nb.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, "doctor", *line], cwd=home, capture_output=True, text=True, env={**os.environ, **place, **env})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def home(tmp_path):
+    "A home folder with MNIST, in files that are not to be read, and another set below a folder named after its user."
+    path = tmp_path/"mia"
+    (path/"sets"/"mnist").mkdir(parents=True)
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (path/"sets"/"mnist"/f"{part}-ubyte.gz").write_bytes(b"x" * 250_000)
+    (tmp_path/"scratch"/"mia-sets"/"amazon").mkdir(parents=True)
+    (tmp_path/"scratch"/"mia-sets"/"amazon"/"books.parquet").write_bytes(b"x")
+    (path/"runs"/"one").mkdir(parents=True)
+    (path/"runs"/"one"/"plan.json").write_text("{}")
+    return path
+
+
+def test_the_doctor_tells_what_a_report_needs_and_nothing_about_the_person(home):
+    sets = os.pathsep.join([str(home/"sets"), str(home.parent/"scratch"/"mia-sets"), "/home/max/sets", "/nowhere"])
+    out = doctor(home, LOTTERY_DATA=sets, ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2")
+    assert "mia" not in out and "max" not in out and str(home) not in out
+    lines = {" ".join(line.split()) for line in out.splitlines()}
+    assert {"mnist ~/sets/mnist, 4 files, 1.0 MB", "cifar10 not found", "digits comes with the install", "cache ~/cache (not there)",
+            "runs ~/runs, 1 run", "ONEDNN_MAX_CPU_ISA AVX2", "ATEN_CPU_CAPABILITY avx2", "required all there"} <= lines
+    assert "USER-sets/amazon, 1 file, 0.0 MB" in out and "~other/sets (not there)" in out
+    assert f"lottery_nb {cli.__version__}" in lines and any(line.startswith("torch 2") for line in lines)
+    assert any(line.startswith("memory ") and line.endswith(" free") for line in lines)
+
+
+def test_the_doctor_speaks_json(home):
+    found = json.loads(doctor(home, "--json"))
+    assert {"versions", "devices", "instruction sets", "threads", "data", "folders", "free", "installed"} == found.keys()
+    assert found["data"]["mnist"] == "not found" and found["devices"]["cpu"] and found["instruction sets"]["torch"]
+
+
+def test_the_doctor_finds_the_files_that_would_be_read(home, monkeypatch):
+    for name in ("LOTTERY_CACHE", "LOTTERY_DATA"):
+        monkeypatch.setenv(name, str(home))
+    (home/"smallnorb-subset").mkdir()
+    for split in ("train", "test"):
+        (home/"smallnorb-subset"/f"a-{split}.parquet").write_bytes(b"")
+    assert place_of("smallnorb").endswith("smallnorb-subset, 2 files, 0.0 MB")
+    for part in LAYOUTS["smallnorb"][0][0][0]:  # the makers' files come first, wherever they lie
+        (home/part).parent.mkdir(exist_ok=True)
+        (home/part).write_bytes(b"")
+    assert place_of("smallnorb").endswith("smallnorb, 6 files, 0.0 MB")
+    (home/"cifar-10-batches-py").mkdir()
+    (home/"cifar-10-batches-py"/"data_batch_1").write_bytes(b"")
+    assert place_of("cifar10").endswith("cifar-10-batches-py, 1 file, 0.0 MB")
+    (home/"cifar-10-batches-py"/"data_batch_1").unlink()
+    assert place_of("cifar10").endswith("cifar-10-batches-py, no files")
+    with pytest.raises(LotteryError):  # and the loader would have read them
+        load_smallnorb()
+
+
+def test_what_is_broken_is_told_and_the_rest_is_shown(monkeypatch, capsys):
+    def broken(): raise RuntimeError("the driver\nis too old")
+    monkeypatch.setitem(PARTS, "devices", broken)
+    status, out, _ = shell(capsys, "doctor")
+    assert status == 0 and "RuntimeError: the driver is too old" in out and "installed" in out
+
+
+def test_the_doctor_comes_where_the_command_does_not_start():
+    code = ("import runpy, sys; sys.modules.update(dict.fromkeys(['plotly', 'ipywidgets', 'anywidget']))\n"
+            "runpy.run_module('lottery_nb.doctor', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("versions\n") and "not installed" not in done.stderr
 
 
 # --- a process of its own ---
