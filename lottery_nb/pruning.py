@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'SCOPES', 'Quotas', 'BATCHES', 'CRITERIA', 'GRASP_TEMPERATURE', 'Schedule', 'geometric', 'one_shot',
-           'linear', 'cubic', 'listed', 'kept_count', 'Group', 'quotas', 'prune', 'Scoring', 'magnitude',
-           'magnitude_increase', 'at_random', 'gradient', 'snip', 'grasp', 'in_steps', 'refuse_tokens', 'synflow',
-           'make_mask']
+           'linear', 'cubic', 'listed', 'kept_count', 'quotas', 'prune', 'Scoring', 'magnitude', 'magnitude_increase',
+           'at_random', 'gradient', 'snip', 'grasp', 'in_steps', 'refuse_tokens', 'synflow', 'make_mask']
 
 # %% ../nbs/04_pruning.ipynb #5c333750
 import inspect
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,13 +137,7 @@ def kept_count(
 
 # %% ../nbs/04_pruning.ipynb #03452679
 SCOPES = Registry("scope")
-"Groupings by name: `(mask, parameter names, density) -> [(names ranked together, how many to keep), …]`; a third number is the size of blocks."
-
-class Group(NamedTuple):
-    "Parameters whose weights are ranked together, and how many of them stay."
-    names: tuple[str, ...]
-    keep: int        # weights, in all
-    block: int = 0   # so many weights beside each other are ranked by themselves, and each block keeps as many; 0: no blocks
+"Groupings by name: `(mask, parameter names, density) -> [(names ranked together, how many to keep), …]`."
 
 Quotas = list[tuple[tuple[str, ...], int]]
 
@@ -215,7 +208,7 @@ def _own_rates(
         names = (layer,) if layer in mask else tuple(n for n in mask if _layer_of(n) == layer)
         if not names: check_choice(layer, tuple(dict.fromkeys(map(_layer_of, mask))), "layer_densities: layer")
         groups.append(_quota(mask, names, density))
-    named = [n for group in groups for n in group[0]]
+    named = [n for names, _ in groups for n in names]
     if twice := next((n for n in named if named.count(n) > 1), None):
         raise LotteryError(f"layer_densities gives {twice!r} two densities: name the layer or the parameter, not both")
     return groups
@@ -228,7 +221,7 @@ def quotas(
 ) -> Quotas: # (parameters ranked together, how many of their weights to keep)
     "Who is ranked with whom and how many stay; refuses unknown names and more weights than the mask keeps."
     own = _own_rates(mask, layer_densities or {})
-    named = {n for group in own for n in group[0]}
+    named = {n for names, _ in own for n in names}
     return own + SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)
 
 # %% ../nbs/04_pruning.ipynb #5d356728
@@ -258,46 +251,6 @@ def _best(
         best.append(sure | tie)
     return best
 
-# %% ../nbs/04_pruning.ipynb #ed05cff8
-def _rows(
-    values: Tensor, # of a parameter [out, in, …]
-) -> Tensor: # the inputs of an output beside each other, a row for each output and place of the kernel
-    "A view on which blocks are cut."
-    return values.movedim(1, -1) if values.ndim > 1 else values[None]
-
-def _each(
-    kept: list[Tensor],   # bool tensors by parameter: what may stay
-    group: Group,         # with blocks
-) -> int:
-    "How many weights every block keeps; refuses blocks that do not come out even, and one that has fewer left."
-    what, size = f"scope: blocks of {group.block} in {', '.join(group.names)}", sum(bits.numel() for bits in kept)
-    if odd := next((n for bits in kept if (n := _rows(bits).shape[-1]) % group.block), 0):
-        raise LotteryError(f"{what}: there are {odd} inputs, which blocks do not divide: name other layers in FindPlan.prunable", "FindPlan.scope")
-    each, rest = divmod(group.keep * group.block, size)
-    if rest:
-        raise LotteryError(f"{what} cannot keep {group.keep:,} weights in equal parts: let the scope give a multiple of {size // group.block:,}", "FindPlan.scope")
-    if any((_rows(bits).reshape(-1, group.block).sum(1) < each).any() for bits in kept):
-        raise LotteryError(f"{what} shall keep {each} each, and one has fewer left: prune with these blocks from the first round on", "FindPlan.scope")
-    return each
-
-
-# %% ../nbs/04_pruning.ipynb #e5070b74
-def _best_in_blocks(
-    scores: list[Tensor], # by parameter, higher = keep
-    kept: list[Tensor],   # bool tensors of the same shapes: what may stay
-    group: Group,         # with blocks
-) -> list[Tensor]: # bool tensors
-    "Keep the highest scores of every block, as many of each; equal ones by position."
-    each, best = _each(kept, group), []
-    for s, bits in zip(scores, kept, strict=True):
-        cut, may = _rows(s).reshape(-1, group.block), _rows(bits).reshape(-1, group.block)
-        order = cut.argsort(dim=1, descending=True, stable=True)
-        order = order.gather(1, may.gather(1, order).int().argsort(dim=1, descending=True, stable=True))  # what may stay comes first
-        chosen = torch.zeros_like(may).scatter(1, order[:, :each], True).view_as(_rows(bits))
-        best.append((chosen.movedim(-1, 1) if bits.ndim > 1 else chosen[0]).contiguous())
-    return best
-
-
 # %% ../nbs/04_pruning.ipynb #e45c46d5
 def _comparable(
     name: str,     # parameter name, for the message
@@ -321,10 +274,9 @@ def _prune_to(
     ranked = {n: _comparable(n, scores.get(n), bits) for n, bits in mask.items()}
     device = next(iter(ranked.values())).device
     kept: dict[str, Tensor] = {}
-    for group in (Group(*g) for g in goal):
-        scored, may = [ranked[n].to(device) for n in group.names], [mask[n].to(device) for n in group.names]
-        best = _best_in_blocks(scored, may, group) if group.block else _best(scored, may, group.keep)
-        kept |= {n: bits.to(mask[n].device) for n, bits in zip(group.names, best, strict=True)}
+    for names, count in goal:
+        best = _best([ranked[n].to(device) for n in names], [mask[n].to(device) for n in names], count)
+        kept |= {n: bits.to(mask[n].device) for n, bits in zip(names, best, strict=True)}
     return Mask({n: kept[n] for n in mask})
 
 # %% ../nbs/04_pruning.ipynb #f3161fed
@@ -478,16 +430,6 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
         return {n: leaves[n].detach() * g for n, g in _gradients(iter([flow]), leaves).items()}
 
 # %% ../nbs/04_pruning.ipynb #a0a7b402
-def _on_the_way(
-    group: Group,   # with what it shall keep
-    mask: Mask,     # where it began
-    share: float,   # of the way, 0 to 1
-) -> Group:
-    "What a group keeps on the way: whole weights, or one more or less in every block."
-    kept, size = sum(mask.kept_in[n] for n in group.names), sum(mask[n].numel() for n in group.names)
-    unit = size // group.block if group.block else 1
-    return group._replace(keep=unit * round(kept * (group.keep / kept) ** share / unit) if kept else 0)
-
 def make_mask(
     criterion: str | Callable[[Scoring], Mapping[str, Tensor]], # a name of CRITERIA, or a function of yours
     scoring: Scoring,                                # the network and its last mask
@@ -498,8 +440,8 @@ def make_mask(
     "The next mask; refuses what `prune` refuses, and unknown criteria."
     score = CRITERIA.find(criterion)
     steps, mask = getattr(score, "steps", 1), scoring.mask
-    goal = [Group(*g) for g in quotas(mask, density, scope, layer_densities)]
+    goal = [(names, sum(mask.kept_in[n] for n in names), count) for names, count in quotas(mask, density, scope, layer_densities)]
     for step in range(1, steps + 1):
-        now: list[Any] = [_on_the_way(group, scoring.mask, step / steps) for group in goal]
+        now = [(names, round(kept * (count / kept) ** (step / steps)) if kept else 0) for names, kept, count in goal]
         mask = _prune_to(score(replace(scoring, mask=mask)), mask, now)
     return mask

@@ -1,7 +1,6 @@
 """Exact counts under every kind of score, scopes and schedules by property, criteria against independent computation."""
 
 import copy
-import itertools
 import math
 
 import pytest
@@ -429,59 +428,3 @@ def test_random_scores_are_fair_between_layers():
     other = make_mask("random", Scoring(net, {}, mask, seed=4), 0.1)
     assert abs(made.kept_in["a"] / 30_000 - 0.1) < 0.01 and made != other
     assert made == make_mask("random", Scoring(net, {}, mask, seed=3), 0.1)
-
-
-# --- blocks: N:M ---
-
-def of_four(mask, names, density):
-    """As many of every four inputs as the density says."""
-    return [((n,), round(4*density) * mask[n].numel() // 4, 4) for n in names]
-
-
-def in_fours(bits):
-    """[blocks, 4]: inputs beside each other, of one output at one place of the kernel."""
-    return torch.stack([bits[o, k:k + 4, *place] for o in range(bits.shape[0]) for k in range(0, bits.shape[1], 4) for place in itertools.product(*map(range, bits.shape[2:]))])
-
-
-def by_sorting_in_fours(scores, mask, keep):
-    """The definition, block by block: of what the mask keeps, the highest scores, equal ones by position."""
-    made = {n: torch.zeros_like(b) for n, b in mask.items()}
-    for n, s in scores.items():
-        for o, k, *place in itertools.product(range(s.shape[0]), range(0, s.shape[1], 4), *map(range, s.shape[2:])):
-            order = sorted((i for i in range(k, k + 4) if mask[n][o, i, *place]), key=lambda i: -s[o, i, *place].item())
-            for i in order[:keep]:
-                made[n][o, i, *place] = True
-    return Mask(made)
-
-
-@FEW
-@given(st.lists(VALUES, min_size=32 + 48, max_size=32 + 48))
-def test_every_block_keeps_its_highest_scores_round_after_round(values):
-    scores = {"fc.weight": torch.tensor(values[:32]).view(4, 8), "conv.weight": torch.tensor(values[32:]).view(2, 4, 2, 3)}
-    mask = Mask.dense(scores)
-    for keep in (3, 2, 1, 0):
-        made = prune(scores, mask, keep/4, of_four)
-        assert made == by_sorting_in_fours(scores, mask, keep) and made <= mask and all((in_fours(bits).sum(1) == keep).all() for bits in made.values())
-        mask = made
-
-
-def test_blocks_hold_in_every_inner_step():
-    torch.manual_seed(0)
-    scores, seen = {"fc.weight": torch.rand(8, 16)}, []
-
-    @in_steps(7)
-    def watched(scoring):
-        seen.append(set(in_fours(scoring.mask["fc.weight"]).sum(1).tolist()))
-        return scores
-
-    made = make_mask(watched, Scoring(nn.Linear(16, 8), scores, Mask.dense(scores)), 0.25, of_four)
-    assert set(in_fours(made["fc.weight"]).sum(1).tolist()) == {1} and all(len(each) == 1 for each in seen) and seen[0] == {4} and {2} in seen
-
-
-@pytest.mark.parametrize("groups, says", [([(("a",), 12, 3)], "8 inputs, which blocks do not divide"), ([(("a",), 13, 4)], "give a multiple of 4"), ([(("a",), 12, 4)], "one has fewer left")])
-def test_blocks_that_do_not_come_out_even_are_refused(groups, says):
-    scores = {"a": torch.rand(2, 8)}
-    mask = Mask({"a": torch.arange(16).view(2, 8) > 2})
-    with pytest.raises(LotteryError, match=says) as refused:
-        prune(scores, mask, 0.5, lambda mask, names, density: groups)
-    assert refused.value.place == "FindPlan.scope"
