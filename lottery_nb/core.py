@@ -10,7 +10,7 @@ __all__ = ['DAMAGE', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LATER', 'EV
            'from_plain', 'canonical', 'write_atomic', 'safe_child', 'density_text', 'time_text', 'fits', 'Event',
            'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
            'TicketFound', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped',
-           'Tick', 'StackState', 'Unknown', 'event_from']
+           'Tick', 'StateKept', 'Unknown', 'event_from']
 
 # %% ../nbs/00_core.ipynb #cc1b4112
 import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, secrets, warnings
@@ -497,13 +497,13 @@ class Event:
 
     def line(self) -> str:
         "The event as one line of JSON."
-        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.repr}
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return json.dumps({"event": type(self).__name__, **facts}, separators=(",", ":"), ensure_ascii=False)
 
     def sound(self) -> bool:
         "Whether all that it holds is of the type that it should be, which an event from a damaged log may not be."
         cls: Any = type(self)
-        return all(fits(getattr(self, name), kind) for name, kind in _types(cls).items() if name != "made")
+        return all(fits(getattr(self, name), kind) for name, kind in _types(cls).items())
 
     def key(self) -> tuple | None:
         "(kind, arm, what else makes it the same event in a run that was taken up again); None for one that tells of a process."
@@ -642,7 +642,6 @@ class ArmDone(Event):
     epoch: int            # the kept epoch
     metrics: dict         # {'test': {'accuracy': …, 'loss': …}, 'validation': {…}}
     seconds: float        # whole training
-    made: Any = dataclasses.field(default=None, repr=False, compare=False)  # what was trained, for who stores it; not logged
 
     def sound(self) -> bool:
         "Whether the metrics are numbers."
@@ -679,7 +678,6 @@ class ArmFailed(Event):
     epoch: int
     step: int
     reason: str           # one sentence
-    made: Any = dataclasses.field(default=None, repr=False, compare=False)  # as of ArmDone: a training that failed is not repeated either
 
     def key(self) -> tuple:
         "One an arm."
@@ -700,7 +698,7 @@ class TicketFound(Event):
     kept: int
     size: int          # prunable weights
     layers: dict       # parameter name -> [kept, size]
-    made: Any = dataclasses.field(default=None, repr=False, compare=False)  # the ticket itself, for who stores it; not logged
+    content: str = ""  # fingerprint of all that the ticket holds
 
     def sound(self) -> bool:
         "Whether each layer has two numbers."
@@ -709,8 +707,8 @@ class TicketFound(Event):
         return super().sound() and whole
 
     def key(self) -> tuple:
-        "One a ticket."
-        return "TicketFound", None, self.ticket
+        "One a ticket, and another where it was made anew with another content."
+        return "TicketFound", None, self.ticket, self.content
 
     def says(self) -> str:
         "How much is kept."
@@ -799,18 +797,25 @@ class RunStopped(Event):
 @event
 class Tick(Event):
     "Still training; comes about ten times a second."
-    logged = False
+    logged, detail = False, True
     arm: str
-    epoch: float       # fraction of epochs done
+    epoch: float       # epochs done, counted from the start of its schedule
     epochs: float      # of this many
 
+    def says(self) -> str:
+        "How far it is."
+        return f"{self.arm}: {self.epoch:.1f} of {self.epochs:g} epochs"
+
 @event
-class StackState(Event):
-    "Arms that share their steps ended an epoch, and their state can be had by calling `state` before the next event is asked for; None: they are done, their state is of no more use."
-    logged = False
+class StateKept(Event):
+    "Arms that share their steps ended an epoch, and their state was kept: a resumed run starts from there."
+    logged, detail = False, True
     arms: list
     identity: str      # of the state
-    state: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    def says(self) -> str:
+        "How many arms."
+        return f"the state of {len(self.arms)} networks is kept"
 
 # %% ../nbs/00_core.ipynb #4c2b74dd
 @dataclass(frozen=True)

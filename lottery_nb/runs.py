@@ -10,7 +10,7 @@ __all__ = ['CHUNK', 'LATEST', 'TAGS', 'RESULTS', 'SPLITS', 'LAYERS', 'HEARTBEAT'
            'check_folder', 'run', 'neighbours']
 
 # %% ../nbs/09_runs.ipynb #06c7f0e2
-import errno, itertools, json, os, platform, re, threading, time, traceback, warnings
+import errno, itertools, json, math, os, platform, re, threading, time, traceback, warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
@@ -23,8 +23,8 @@ from torch import Tensor
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from . import __version__
-from .core import (DAMAGE, ArmDone, ArmFailed, ArmStarted, Busy, EpochDone, Event, Layout, LotteryError, NotSaved, Planned, RunDone, RunFailed, RunPaused, RunResumed,
-                             RunStarted, RunStopped, StackState, Tick, TicketFound, Unreadable, check_choice, device_name, event_from, from_plain, pick_device, safe_child, to_plain, write_atomic)
+from .core import (DAMAGE, ArmDone, ArmFailed, ArmStarted, Busy, EpochDone, Event, Layout, LotteryError, Planned, RunDone, RunFailed, RunPaused,
+                             RunResumed, RunStarted, RunStopped, Tick, TicketFound, Unreadable, check_choice, device_name, event_from, from_plain, pick_device, safe_child, to_plain, write_atomic)
 from .data_texts import Vocabulary
 from .domains import Domain
 from .files import is_sound, read_tensors, reading, write_tensors
@@ -308,7 +308,8 @@ class Arms(Recall):
         others: Sequence[Path] = (), # folders of runs whose finished arms may be taken
     ):
         self.folder, self.others = folder, others
-        self.begun: dict[str, list[Event]] = {}  # identity -> epochs told before the state that was recalled
+        self.stored: set[str] = set()  # fingerprints of snapshots of tickets that were kept
+        self.next_state = 0.0          # when the state of a stack is kept again
         self.past, self.layouts = Tail(folder.parent/"events.jsonl"), {}  # type: ignore[var-annotated]
 
     def result(self, identity: str) -> Saved | None:
@@ -320,9 +321,7 @@ class Arms(Recall):
     def state(self, identity: str) -> dict[str, Saved]:
         "The arms of a stack as they stood at its last saved epoch; none for a file that is damaged."
         with suppress(Unreadable):
-            found = read_arms(self.file(identity))
-            self.begun |= {name: [e for e in saved.told if isinstance(e, EpochDone)] for name, saved in found.items()}
-            return found
+            return read_arms(self.file(identity))
         return {}
 
     def layout(self, arms: Sequence[str]) -> Layout | None:
@@ -354,7 +353,33 @@ class Arms(Recall):
             if not set(names) & set(itertools.chain(*chosen)): chosen.append(names)
         return chosen
 
-    def file(self, state: str) -> Path: "Where a stack's state lies."; return safe_child(self.folder, f"state-{state}.safetensors")
+    def file(self, state: str) -> Path:
+        "Where a stack's state lies."
+        return safe_child(self.folder, f"state-{state}.safetensors")
+
+    def keep_result(self, identity: str, saved: Saved) -> None:
+        "Write an arm's result."
+        write_arms(safe_child(self.folder, f"{identity}.safetensors"), {identity: saved})
+
+    def keep_state(self, identity: str, arms: Callable[[], Mapping[str, Saved]]) -> bool:
+        "Write a stack's state, where that takes at most a twentieth of the time and no other stack is at it."
+        if time.monotonic() < self.next_state:
+            return False
+        clock, self.next_state = time.monotonic(), math.inf
+        try:
+            write_arms(self.file(identity), arms())
+        finally:
+            self.next_state = time.monotonic() + 20 * (time.monotonic() - clock)
+        return True
+
+    def drop_state(self, identity: str) -> None:
+        "Remove a stack's state."
+        with suppress(OSError):
+            self.file(identity).unlink(missing_ok=True)
+
+    def keep_ticket(self, ticket: Ticket) -> None:
+        "Write a ticket, unless it is there and whole."
+        _keep_ticket(self, ticket)
 
 # %% ../nbs/09_runs.ipynb #cce4d44b
 def write_arms(
@@ -450,75 +475,58 @@ def working(
 
 # %% ../nbs/09_runs.ipynb #fbc72a59
 class Writer:
-    "Writes a run's events, tickets, states and results."
+    "Writes a run's events to its log, each once."
     def __init__(self,
         folder: Path,   # the run's
         arms: Arms,
     ):
         self.folder, self.arms = folder, arms
-        self.told: dict[str, tuple[str, list[Event]]] = {}  # of arms in training: identity, events
         past = Tail(folder/"events.jsonl").new()
         self.seen, self.seconds = {e.key() for _, e in past}, worked(past)
         self.known = {e.arm: e.identity for _, e in past if isinstance(e, ArmStarted)}
         self.anew = False              # whether arms are trained anew that were others before
-        self.stored: set[str] = set()  # fingerprints of the tickets' snapshots
-        self.log, self.start, self.next_state = Log(folder/"events.jsonl"), time.monotonic(), 0.0
+        self.log, self.start = Log(folder/"events.jsonl"), time.monotonic()
 
     def write(self, e: Event) -> None:
-        "Store what an event brings, then log it."
-        if isinstance(e, StackState): return self._state(e)
-        if isinstance(e, TicketFound): _keep_ticket(self, e)
-        if isinstance(e, ArmStarted): self._begun(e)
-        if (arm := getattr(e, "arm", None)) in self.told: self.told[arm][1].append(e)
-        if isinstance(e, (ArmDone, ArmFailed)): self._result(e)
-        if e.key() is None or e.key() not in self.seen: self.log.write(e)
-        self.seen.add(e.key())
+        "Log an event, unless the log has it."
+        if not e.logged:
+            return
         if isinstance(e, ArmStarted):
-            for before in self.arms.begun.pop(e.identity, ()): self.write(before)
+            self._begun(e)
+        key = e.key()
+        if key is None or key not in self.seen:
+            self.log.write(e)
+        self.seen.add(key)
 
     def _begun(self, e: ArmStarted) -> None:
         "An arm begins. One that was another before (on another device, by another torch or engine) is told anew, and its earlier numbers no longer count."
         if self.known.get(e.arm, e.identity) != e.identity:
-            if not self.anew: warnings.warn(f"{self.folder}: its networks were trained on another device, or with another version of torch or of this package; they are trained anew", stacklevel=2)
+            if not self.anew:
+                warnings.warn(f"{self.folder}: its networks were trained on another device, or with another version of torch or of this package; they are trained anew", stacklevel=2)
             self.anew = True
-            self.seen = {k for k in self.seen if k is None or k[1] != e.arm}
-        self.known[e.arm], self.told[e.arm] = e.identity, (e.identity, [])
-
-    def _result(self, e: ArmDone | ArmFailed) -> None:
-        identity, told = self.told[e.arm]
-        if identity and e.made: self._try(e.arm, lambda: write_arms(safe_child(self.arms.folder, f"{identity}.safetensors"), {identity: replace(e.made, told=tuple(told))}))
-
-    def _state(self, e: StackState) -> None:
-        if e.state is None:
-            for arm in e.arms: self.told.pop(arm, None)
-            if e.identity:
-                with suppress(OSError): self.arms.file(e.identity).unlink(missing_ok=True)
-        elif time.monotonic() >= self.next_state:
-            clock, told = time.monotonic(), dict(self.told.values())
-            self._try(", ".join(e.arms), lambda: write_arms(self.arms.file(e.identity), {name: replace(s, told=tuple(told[name])) for name, s in e.state().items()}))
-            self.next_state = time.monotonic() + 20 * (time.monotonic() - clock)
-
-    def _try(self, arm: str, save: Callable[[], None]) -> None:
-        try: save()
-        except OSError as error: self.log.write(NotSaved(arm, f"the state of {arm} could not be written: {error}"))
+            self.seen = {key for key in self.seen if key is None or key[1] != e.arm}
+        self.known[e.arm] = e.identity
 
 # %% ../nbs/09_runs.ipynb #6abd1fff
-def _keep_ticket(w: Writer, e: TicketFound) -> None:
+def _keep_ticket(arms: Arms, ticket: Ticket) -> None:
     "Store a ticket, unless it is there and whole."
-    file, store = safe_child(w.folder/"tickets", f"{e.ticket}.safetensors"), w.folder/"snapshots"
-    names = {s.fingerprint for s in e.made.snapshots.values()}
-    damaged = [place for n in names - w.stored if not is_sound(place := safe_child(store, f"{n}.safetensors"))]
-    w.stored |= names
+    run = arms.folder.parent
+    file, store = safe_child(run/"tickets", f"{ticket.name}.safetensors"), run/"snapshots"
+    names = {s.fingerprint for s in ticket.snapshots.values()}
+    damaged = [place for n in names - arms.stored if not is_sound(place := safe_child(store, f"{n}.safetensors"))]
+    arms.stored |= names
     with suppress(Unreadable):
-        if file.exists() and not damaged and Ticket.load(file).content == e.made.content: return
-    for place in damaged: place.unlink(missing_ok=True)
-    w.seen.discard(e.key())
-    e.made.save(file, store=store)
+        if file.exists() and not damaged and Ticket.load(file).content == ticket.content:
+            return
+    for place in damaged:
+        place.unlink(missing_ok=True)
+    ticket.save(file, store=store)
 
-def _tidy(w: Writer) -> None:
+def _tidy(arms: Arms) -> None:
     "Remove snapshots that only tickets of earlier networks referred to."
-    for file in (w.folder/"snapshots").glob("*.safetensors"):
-        if w.stored and file.stem not in w.stored: file.unlink(missing_ok=True)
+    for file in (arms.folder.parent/"snapshots").glob("*.safetensors"):
+        if arms.stored and file.stem not in arms.stored:
+            file.unlink(missing_ok=True)
 
 # %% ../nbs/09_runs.ipynb #7645cb13
 def worked(
@@ -590,7 +598,7 @@ def _recorded(writer: Writer, events: Generator[Event, None, Any], first: tuple[
             writer.write(RunStopped())
             yield RunStopped()
             return
-    if writer.anew: _tidy(writer)
+    if writer.anew: _tidy(writer.arms)
     done = RunDone(round(writer.seconds + time.monotonic() - writer.start, 3))
     writer.write(done)
     yield done

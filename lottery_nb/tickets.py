@@ -357,7 +357,7 @@ def _ticket(search: Search, s: _Seed, r: int) -> Ticket:
 
 def _found(ticket: Ticket) -> TicketFound:
     layers = {n: [ticket.mask.kept_in[n], bits.numel()] for n, bits in ticket.mask.items()}
-    return TicketFound(ticket.name, ticket.round, ticket.seed, ticket.density, ticket.mask.kept, ticket.mask.size, layers, ticket)
+    return TicketFound(ticket.name, ticket.round, ticket.seed, ticket.density, ticket.mask.kept, ticket.mask.size, layers, ticket.content)
 
 # %% ../nbs/07_tickets.ipynb #a89b1a2b
 def _round_arms(search: Search, s: _Seed, r: int) -> list[Arm]:
@@ -401,6 +401,7 @@ def find_tickets(
         for s in seeds:
             s.mask = _next_mask(search, s, r, where)
             tickets.append(_ticket(search, s, r))
+            recall.keep_ticket(tickets[-1])
             yield _found(tickets[-1])
         arms = [a for s in seeds for a in _round_arms(search, s, r)]
         trained = yield from train(arms, where, recall, layout, executor)

@@ -16,11 +16,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .core import (LATER, ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event, Layout, LotteryError, StackState, Tick, canonical, check_choice,
+from .core import (LATER, ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event, Layout, LotteryError, NotSaved, StateKept, Tick, canonical, check_choice,
                              check_number, data, fingerprint, global_seed, pick_device, seed_for)
 from .domains import AUGMENTATIONS, Domain, Split, epoch_draws, epoch_order
 from .executors import Executor, executor_of
@@ -437,6 +438,12 @@ class Member:
     record: Record
     now: Snapshot | None          # where its stack was last put together; None: it has ended
     metrics: dict = field(default_factory=dict)  # of one that has ended
+    told: list[Event] = field(default_factory=list)  # what was told of it, which its result keeps
+
+    def tell(self, e: Event) -> Event:
+        "An event of this arm, to be yielded."
+        self.told.append(e)
+        return e
 
     def over(self, step: int) -> bool:
         "Whether its training has ended: by its length, a failure, or the recipe's patience."
@@ -484,7 +491,7 @@ def _epoch(t: Trainer, members: list[Member]) -> Iterator[Event]:
             continue
         _note(m, t, k, epoch, seen)
         lr = m.arm.recipe.lr * lr_factor(t.recipe, t.step - 1, t.total)
-        yield EpochDone(m.arm.name, epoch, t.step, lr, loss / done, hits / done, seen["loss"], seen["accuracy"], seconds)
+        yield m.tell(EpochDone(m.arm.name, epoch, t.step, lr, loss / done, hits / done, seen["loss"], seen["accuracy"], seconds))
 
 # %% ../nbs/06_training.ipynb #31fb6e91
 ENGINE = 3  # 3: the plain layout for networks with narrow 1×1 convolutions that have a stride
@@ -525,11 +532,35 @@ class Saved:
     told: tuple[Event, ...] = ()                      # its events so far
 
 class Recall:
-    "What is known of earlier trainings; this one knows nothing."
-    def result(self, identity: str) -> Saved | None: "The result of the arm with that identity."; return None
-    def state(self, identity: str) -> Mapping[str, Saved]: "The arms of a stack by identity, as they stood at its last saved epoch."; return {}
-    def layout(self, arms: Sequence[str]) -> Layout | None: "How arms of these names were laid out when this run began."; return None
-    def stacks(self, alone: Sequence[str]) -> list[list[str]]: "Finished stacks of arms that are all among these."; return []
+    "What is known of earlier trainings, and where new ones are kept; this one knows and keeps nothing."
+    def result(self, identity: str) -> Saved | None:
+        "The result of the arm with that identity."
+        return None
+
+    def state(self, identity: str) -> Mapping[str, Saved]:
+        "The arms of a stack by identity, as they stood at its last saved epoch."
+        return {}
+
+    def layout(self, arms: Sequence[str]) -> Layout | None:
+        "How arms of these names were laid out when this run began."
+        return None
+
+    def stacks(self, alone: Sequence[str]) -> list[list[str]]:
+        "Finished stacks of arms that are all among these."
+        return []
+
+    def keep_result(self, identity: str, saved: Saved) -> None:
+        "Keep an arm's result; an `OSError` is told as `NotSaved`, and the training goes on."
+
+    def keep_state(self, identity: str, arms: Callable[[], Mapping[str, Saved]]) -> bool:
+        "Keep a stack as it stands, where that is wanted now; only `arms()` copies it from the device. Says whether it was kept."
+        return False
+
+    def drop_state(self, identity: str) -> None:
+        "A stack is done, and its state of no more use."
+
+    def keep_ticket(self, ticket: Any) -> None:
+        "Keep a ticket under its name."
 
 NOTHING = Recall()
 
@@ -547,10 +578,22 @@ def _tested(members: list[Member], device: torch.device, template: nn.Module) ->
     t = Trainer([replace(m.arm, start=m.record.kept) for m in members], device, template)  # type: ignore[arg-type]
     for m, metrics in zip(members, evaluate(t, test), strict=True): m.metrics["test"] = metrics
 
-def _ended(m: Member) -> Event:
-    "The event of an arm's end."
-    if m.record.failed: return ArmFailed(m.arm.name, -(-m.record.ended // steps_per_epoch(m.arm.domain, m.arm.recipe)), m.record.ended, m.record.failed, Saved(m.record))
-    return ArmDone(m.arm.name, m.record.epoch, m.metrics, m.record.seconds, Saved(m.record, None, m.metrics))
+def _ended(m: Member, recall: Recall) -> Iterator[Event]:
+    "The end of an arm: its result is kept, then told."
+    r, arm = m.record, m.arm
+    epoch = -(-r.ended // steps_per_epoch(arm.domain, arm.recipe))
+    end = m.tell(ArmFailed(arm.name, epoch, r.ended, r.failed) if r.failed else ArmDone(arm.name, r.epoch, m.metrics, r.seconds))
+    if m.identity:
+        yield from _kept([m], partial(recall.keep_result, m.identity, Saved(r, None, m.metrics, tuple(m.told))))
+    yield end
+
+def _kept(members: list[Member], keep: Callable[[], Any]) -> Generator[Event, None, Any]:
+    "Keep a result or a state; where it cannot be written (the disk is full), that is told and the training goes on."
+    try:
+        return keep()
+    except OSError as e:
+        names = ", ".join(m.arm.name for m in members)
+        yield NotSaved(names, f"the state of {names} could not be written: {e}")
 
 # %% ../nbs/06_training.ipynb #5bbda7f9
 def _taken(arms: Sequence[Arm], names: Sequence[str], saved: Sequence[Saved]) -> Generator[Event, None, list[Trained]]:
@@ -558,9 +601,17 @@ def _taken(arms: Sequence[Arm], names: Sequence[str], saved: Sequence[Saved]) ->
     results = []
     for arm, name, s in zip(arms, names, saved, strict=True):
         yield ArmTaken(arm.name, name)
-        for e in s.told: yield replace(e, arm=arm.name, **({"tags": dict(arm.tags)} if isinstance(e, ArmStarted) else {}))  # type: ignore[call-arg]
+        yield from _told_again(arm, s.told)
         results.append(_result(Member(arm, name, s.record, None, s.metrics)))
     return results
+
+def _told_again(arm: Arm, told: Iterable[Event]) -> Iterator[Any]:
+    "What was told of an arm before, under its name and tags in this run."
+    for e in told:
+        if isinstance(e, ArmStarted):
+            yield replace(e, arm=arm.name, tags=dict(arm.tags))
+        elif isinstance(e, (EpochDone, ArmDone, ArmFailed)):
+            yield replace(e, arm=arm.name)
 
 # %% ../nbs/06_training.ipynb #c6427b1c
 def _train_stack(arms: Sequence[Arm], device: torch.device, recall: Recall, template: nn.Module) -> Generator[Event, None, list[Trained]]:
@@ -569,7 +620,7 @@ def _train_stack(arms: Sequence[Arm], device: torch.device, recall: Recall, temp
     earlier = [recall.result(n) if n else None for n in names]
     if all(earlier):
         taken = yield from _taken(arms, names, [s for s in earlier if s])
-        yield StackState([a.name for a in arms], state)
+        recall.drop_state(state)
         return taken
     saved = recall.state(state) if state else {}
     if set(saved) != set(names): saved = {}
@@ -579,10 +630,16 @@ def _train_stack(arms: Sequence[Arm], device: torch.device, recall: Recall, temp
     results: dict[str, Trained] = {}
     for m in members:
         epochs = (total_steps(m.arm) - m.arm.start.step) / steps_per_epoch(m.arm.domain, m.arm.recipe)
-        yield ArmStarted(m.arm.name, dict(m.arm.tags), epochs, len(m.arm.domain.train.y), m.identity)
-        if m.now is None: results[m.arm.name] = _result(m); yield _ended(m)
-    yield from _stages(members, results, device, template, state)
-    yield StackState([a.name for a in arms], state)
+        yield m.tell(ArmStarted(m.arm.name, dict(m.arm.tags), epochs, len(m.arm.domain.train.y), m.identity))
+        if saved:
+            for e in _told_again(m.arm, [e for e in saved[m.identity].told if isinstance(e, EpochDone)]):
+                yield m.tell(e)
+        if m.now is None:
+            results[m.arm.name] = _result(m)
+            yield from _ended(m, recall)
+    yield from _stages(members, results, device, template, state, recall)
+    if state:
+        recall.drop_state(state)
     return [results[a.name] for a in arms]
 
 def _known_as(arms: Sequence[Arm], device: torch.device) -> tuple[list[Arm], list[str], str]:
@@ -595,7 +652,7 @@ def _known_as(arms: Sequence[Arm], device: torch.device) -> tuple[list[Arm], lis
 def _apart(record: Record) -> Record: "A record that does not change when this one does."; return replace(record, captured=dict(record.captured))
 
 # %% ../nbs/06_training.ipynb #0c4690ce
-def _stages(members: list[Member], results: dict[str, Trained], device: torch.device, template: nn.Module, state: str) -> Iterator[Event]:
+def _stages(members: list[Member], results: dict[str, Trained], device: torch.device, template: nn.Module, state: str, recall: Recall) -> Iterator[Event]:
     "Train a stack to the end of its last arm; each stage ends when arms leave."
     while living := [m for m in members if m.now is not None]:
         t = Trainer([replace(m.arm, start=m.now) for m in living], device, template)  # type: ignore[arg-type]
@@ -604,15 +661,21 @@ def _stages(members: list[Member], results: dict[str, Trained], device: torch.de
         def saved(t: Trainer = t, living: list[Member] = living) -> dict[str, Saved]:
             places = {id(m): k for k, m in enumerate(living)}
             gone = lambda m: m.now is None or m.record.failed
-            return {m.identity: Saved(_apart(m.record), None if gone(m) else t.snapshot(places[id(m)]), m.metrics) for m in members}
+            return {m.identity: Saved(_apart(m.record), None if gone(m) else t.snapshot(places[id(m)]), m.metrics, tuple(m.told)) for m in members}
         while not any(m.over(t.step) for m in living):
             yield from _epoch(t, living)
-            if state and not all(m.over(t.step) for m in living): yield StackState([m.arm.name for m in living], state, saved)
+            if not state or all(m.over(t.step) for m in living):
+                continue
+            if (yield from _kept(living, partial(recall.keep_state, state, saved))):
+                yield StateKept([m.arm.name for m in living], state)
         leaving = [m for m in living if m.over(t.step)]
         _tested([m for m in leaving if not m.record.failed], device, template)
         for k, m in enumerate(living):
             m.now = None if m in leaving else t.snapshot(k)
-            if m in leaving: results[m.arm.name] = _result(m, t, k); yield _ended(m)
+            if m not in leaving:
+                continue
+            results[m.arm.name] = _result(m, t, k)
+            yield from _ended(m, recall)
 
 # %% ../nbs/06_training.ipynb #1a44410b
 LAYOUTS = ("auto", "alone", "stacked")
@@ -711,7 +774,8 @@ def _train_group(arms: Sequence[Arm], device: torch.device, recall: Recall, temp
     except (RuntimeError, MemoryError) as e:
         if len(arms) == 1 or not (isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)): raise
     if device.type == "cuda": torch.cuda.empty_cache()
-    yield StackState([a.name for a in arms], _known_as(arms, device)[2])
+    if state := _known_as(arms, device)[2]:
+        recall.drop_state(state)
     halves, results = (arms[:len(arms) // 2], arms[len(arms) // 2:]), []
     yield Layout([[a.name for a in half] for half in halves])
     for half in halves: results += yield from _train_group(half, device, recall, template)
@@ -731,7 +795,7 @@ class Job:
     "Arms that share their steps, to be trained. Called, it yields events and returns a `Trained` for each arm; pickled, it can be called elsewhere."
     arms: Sequence[Arm]
     device: torch.device
-    recall: Recall                      # what was trained before
+    recall: Recall                      # what was trained before, and where results and states are kept
     threads: int = 1                    # CPU threads to compute on, which decide the bits: whoever calls it in another process sets as many first
     template: nn.Module | None = None   # a network that is not trained, for its shape; None: one is built
 
@@ -746,7 +810,7 @@ class Job:
 def train(
     arms: Iterable[Arm],
     device: str | torch.device = "auto",
-    recall: Recall = NOTHING,      # what was trained before
+    recall: Recall = NOTHING,      # what was trained before, and where results and states are kept
     layout: str | int = "auto",    # which arms share their steps: 'auto', 'alone', 'stacked', or how many at most
     executor: str | Executor = "threads",  # what runs the groups of arms: a name in `EXECUTORS`, 'package.module:name', or an executor
 ) -> Generator[Event, None, list[Trained]]:

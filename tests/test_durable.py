@@ -614,7 +614,7 @@ def test_an_exception_of_a_worker_is_in_the_log_with_its_traceback(network, says
 @pytest.fixture
 def every_state(monkeypatch):
     "States are written at every epoch, however long it takes."
-    monkeypatch.setattr(runs.Writer, "next_state", property(lambda self: 0.0, lambda self, _: None), raising=False)
+    monkeypatch.setattr(runs.Arms, "next_state", property(lambda self: 0.0, lambda self, _: None), raising=False)
 
 
 def crowd(**fields):
@@ -640,7 +640,7 @@ def crowded(tmp_path_factory):
 
 def stack_moments(events, number):
     "Some moments, spread over a run: after an epoch, a state, the end of an arm …"
-    told = [i for i, e in enumerate(events) if type(e).__name__ in ("EpochDone", "StackState", "ArmDone", "ArmStarted", "Layout")]
+    told = [i for i, e in enumerate(events) if type(e).__name__ in ("EpochDone", "StateKept", "ArmDone", "ArmStarted", "Layout")]
     return told[2::max(1, len(told)//number)]
 
 
@@ -674,7 +674,7 @@ def test_the_count_of_updates_goes_on(optimizer, every_state, tmp_path):
     whole = run(p, tmp_path/"whole"/"run", "cpu", show=False)
     stream = record(p, tmp_path/"cut"/"run", "cpu")
     for e in stream:
-        if type(e).__name__ == "StackState" and of("EpochDone", Run(tmp_path/"cut"/"run").events, epoch=2):
+        if type(e).__name__ == "StateKept" and of("EpochDone", Run(tmp_path/"cut"/"run").events, epoch=2):
             break
     next(stream)
     stream.close()
@@ -699,7 +699,7 @@ def test_a_stack_goes_on_where_it_was(crowded, every_state, tmp_path, monkeypatc
             break
     left = {e.arm for e in of("ArmDone", Run(tmp_path/"run").events) if e.arm.startswith("r01")}
     for e in stream:
-        if type(e).__name__ == "StackState":
+        if type(e).__name__ == "StateKept":
             break
     next(stream)
     stream.close()
@@ -758,9 +758,8 @@ def test_a_result_that_could_not_be_saved_is_saved_when_the_stack_is_taken_up(cr
         m.setattr(runs, "write_arms", write_arms)
         stream = record(crowd(), folder, "cpu")
         for e in stream:
-            if full and type(e).__name__ == "StackState" and e.state is not None:
+            if full and type(e).__name__ == "StateKept":
                 break
-        next(stream)  # the state is written
         stream.close()
     lost, = of("NotSaved", Run(folder).events)
     assert lost.arm.startswith("r00") and not (folder/"arms"/full[0]).exists()
@@ -777,7 +776,7 @@ def test_a_failed_arm_of_a_stack_is_told_once_and_where_it_failed(every_state, t
         folder = tmp_path/str(epoch)/"run"
         stream = record(p, folder, "cpu")
         for e in stream:
-            if type(e).__name__ == "StackState" and of("EpochDone", Run(folder).events, epoch=epoch):
+            if type(e).__name__ == "StateKept" and of("EpochDone", Run(folder).events, epoch=epoch):
                 break
         next(stream)
         stream.close()
@@ -849,18 +848,6 @@ def test_finished_stacks_of_a_neighbour_are_taken_whole_or_not_at_all(tmp_path):
     assert sorted(map(len, recall.stacks(names))) == [2, 4] and recall.stacks(names[:1]) == []
     files[0].unlink()
     assert sum(map(len, recall.stacks(names))) in (2, 4)  # the other stack is whole
-
-
-def test_a_writer_keeps_nothing_of_arms_that_are_done(tmp_path, crowded):
-    arms = Arms(tmp_path/"run"/"arms")
-    (tmp_path/"run").mkdir()
-    for folder, events in ((tmp_path/"run", crowded[1]), (tmp_path/"again", list(record(crowd(network=tiny.normed, width=1.0, recipe=Recipe(epochs=1, batch_size=60)), tmp_path/"unnamed", "cpu")))):
-        writer = runs.Writer(folder, arms)
-        for e in events:
-            if type(e).__name__ != "StackState" or e.state is None:
-                writer.write(e)
-        assert not writer.told
-        writer.log.close()
 
 
 # --- arms taken from other runs ---

@@ -360,7 +360,7 @@ def test_row_8_killed_at_any_event_a_search_goes_on_and_ends_with_the_same_bits(
 def test_row_8_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     p, steps, real = plan(schedule=one_shot(0.4), recipe=Recipe(epochs=4, batch_size=60)), [], training.Trainer.descend
     monkeypatch.setattr(training.Trainer, "descend", lambda t: (steps.append(1), real(t))[1])
-    moments = {"StackState": 3, "ArmDone": 12, "TicketFound": 12}  # steps of three in an epoch, of twelve in an arm
+    moments = {"StateKept": 3, "ArmDone": 12, "TicketFound": 12}  # steps of three in an epoch, of twelve in an arm
     for e in record(p, tmp_path/"whole"/"run", "cpu"):
         if (kind := type(e).__name__) in moments and not (tmp_path/kind).exists():
             shutil.copytree(tmp_path/"whole"/"run", tmp_path/kind/"run")

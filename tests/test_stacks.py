@@ -20,7 +20,7 @@ from tiny import Watched, find, listen, of, plan, same, some_arm, some_mask, tra
 from torch import nn
 
 from lottery_nb import training
-from lottery_nb.core import EpochDone, Layout, LotteryError, StackState, canonical
+from lottery_nb.core import EpochDone, Layout, LotteryError, StateKept, canonical
 from lottery_nb.data_texts import train_vocabulary
 from lottery_nb.domains import domain
 from lottery_nb.models import NETWORKS, Network
@@ -47,6 +47,10 @@ class Memory(Recall):
     "Keeps states in memory."
     def __init__(self): self.states = {}
     def state(self, identity): return self.states.get(identity, {})
+
+    def keep_state(self, identity, arms):
+        self.states[identity] = arms()
+        return True
 
 
 def reviews():
@@ -485,7 +489,7 @@ def test_another_error_is_not_taken_for_little_memory(monkeypatch):
 
 def test_a_stack_that_was_halved_leaves_no_state(monkeypatch, tmp_path):
     real, saved = Trainer.descend, []
-    monkeypatch.setattr("lottery_nb.runs.Writer.next_state", property(lambda self: 0.0, lambda self, _: None), raising=False)
+    monkeypatch.setattr("lottery_nb.runs.Arms.next_state", property(lambda self: 0.0, lambda self, _: None), raising=False)
 
     def descend(t):
         if len(t.arms) > 2 and t.step == 12:
@@ -602,22 +606,27 @@ def test_a_loss_that_explodes_leaves_the_stack_and_the_others_end_as_alone():
 
 
 @pytest.mark.parametrize("taken", range(1, 5))
-def test_a_stack_is_taken_up_with_early_leavers_and_a_failure(taken):
+def test_a_stack_is_taken_up_with_early_leavers_and_a_failure(taken, monkeypatch):
+    steps, real = [], Trainer.descend
     arms = crowd("tiny:normed", Recipe(lr=0.2, epochs=6, batch_size=32, patience=2, schedule="constant", keep="best loss", precision="fp32"), capture=(7,), number=5)
     arms[3] = replace(arms[3], recipe=replace(arms[3].recipe, lr=1e30))
     whole, told = listen(train(arms, "cpu", layout="stacked"))
     assert len({len(of("EpochDone", told, arm=a.name)) for a in arms}) > 2
-    memory, stream = Memory(), train(arms, "cpu", layout="stacked")
-    states = list(itertools.islice((e for e in stream if isinstance(e, StackState) and e.state), taken))
-    memory.states[states[-1].identity] = states[-1].state()
+    memory = Memory()
+    stream = train(arms, "cpu", memory, layout="stacked")
+    name = list(itertools.islice((e for e in stream if isinstance(e, StateKept)), taken))[-1].identity
     stream.close()
-    kept = {n: ({k: t.clone() for k, t in s.now.tensors().items()} if s.now else {}, dict(s.record.captured)) for n, s in memory.states[states[-1].identity].items()}
+    state = memory.states[name]
+    kept = {n: ({k: t.clone() for k, t in s.now.tensors().items()} if s.now else {}, dict(s.record.captured)) for n, s in state.items()}
+    monkeypatch.setattr(Trainer, "descend", lambda t: (steps.append(1), real(t))[1])
     again, events = listen(train(arms, "cpu", memory, layout="stacked"))
-    assert of("ArmFailed", events) == of("ArmFailed", told) and len(of("EpochDone", events)) < len(of("EpochDone", told))
+    assert of("ArmFailed", events) == of("ArmFailed", told) and len(steps) == 5*(max(e.epoch for e in of("EpochDone", told)) - taken)
+    plain = [replace(e, seconds=0.0) for e in of("EpochDone", told)]
+    assert sorted(map(repr, plain)) == sorted(repr(replace(e, seconds=0.0)) for e in of("EpochDone", events))  # what was told before is told again, once
     for a, b in zip(whole, again, strict=True):
         assert (a.epoch, a.failed, a.metrics) == (b.epoch, b.failed, b.metrics) and (a.kept and a.kept.fingerprint) == (b.kept and b.kept.fingerprint)
         assert {s: p.fingerprint for s, p in a.captured.items()} == {s: p.fingerprint for s, p in b.captured.items()}
-    for n, s in memory.states[states[-1].identity].items():  # what was saved was not changed by going on
+    for n, s in state.items():  # what was saved was not changed by going on
         assert same(s.now.tensors() if s.now else {}, kept[n][0]) and set(s.record.captured) == set(kept[n][1])
 
 
@@ -638,8 +647,9 @@ def test_a_snapshot_is_a_copy(network, number):
 
 def test_a_saved_state_is_a_copy():
     arms, stream = crowd(recipe=replace(EXACT, steps=None, epochs=3), capture=(2, 9)), None
-    stream = train(arms, "cpu", layout="stacked")
-    saved = next(e for e in stream if isinstance(e, StackState)).state()
+    memory = Memory()
+    stream = train(arms, "cpu", memory, layout="stacked")
+    saved = memory.states[next(e for e in stream if isinstance(e, StateKept)).identity]
     before = {n: ({k: v.clone() for k, v in s.now.tensors().items()}, s.record.epoch, set(s.record.captured)) for n, s in saved.items()}
     for _ in stream:
         pass
