@@ -98,7 +98,7 @@ def test_pyproject_leaves_the_package_to_settings():
 
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-YAML = [*FORMS, *WORKFLOWS, ROOT / "CITATION.cff"]
+YAML = [*FORMS, *WORKFLOWS, ROOT / "CITATION.cff", ROOT / ".pre-commit-config.yaml"]
 
 
 def parsed(path):
@@ -152,6 +152,21 @@ def test_forms_ask_for_what_is_needed():
         assert len(ids) == len(set(ids))
     [doctor] = [part for part in forms["bug"]["body"] if part["id"] == "doctor"]
     assert "`lottery doctor`" in doctor["attributes"]["label"] and doctor["validations"]["required"]
+
+
+def test_hooks_are_commands_of_ones_own_environment():
+    [local] = parsed(ROOT / ".pre-commit-config.yaml")["repos"]
+    entries = {hook["id"]: hook["entry"].split() for hook in local["hooks"]}
+    assert local["repo"] == "local" and list(entries) == ["clean", "export", "readme", "ruff"]
+    for hook in local["hooks"]:
+        assert hook["language"] == "system" and not hook["pass_filenames"] and re.compile(hook.get("files", ""))
+        assert (Path(sys.executable).parent / entries[hook["id"]][0]).exists() or entries[hook["id"]][0] == "python"
+    assert (ROOT / entries["readme"][1]).exists()
+    gate = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert " ".join(entries["ruff"]) in gate  # the hook asks what the gate asks
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert "`pre-commit install`" in text and "`.ci/run --fast`" in text
+    assert "pre-commit" in (ROOT / "settings.ini").read_text(encoding="utf-8").partition("dev_requirements")[2]
 
 
 def test_a_release_is_built_then_tried_then_published_without_a_password():

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -252,3 +253,86 @@ def test_measure_style_counts(tmp_path):
 def test_measure_style_refuses_an_exported_cell_that_is_no_python(tmp_path):
     with pytest.raises(SystemExit, match="nbs/wing/05_more.ipynb, cell 3: what it exports is no Python"):
         measured(tmp_path, ["#| export\ndef broken(:"])
+
+
+# --- .ci/run --fast ---
+
+GATE = TOOLS.parent / ".ci/run"
+STUBS = ("python", "ruff", "mypy", "pytest", "nbdev_export", "pip", "apt-get", "sudo")
+
+
+@pytest.fixture
+def branch(tmp_path):
+    """A repository with a branch that changed a notebook, a test and a page, and commands that only note their call."""
+    root = tmp_path / "branch"
+    for folder in (".ci", "nbs/wing", "tests", ".venv/bin"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(GATE, root / ".ci/run")
+    for name in ("golden", "masks", "plots", "stats", "moves"):
+        (root / f"tests/test_{name}.py").write_text("")
+    for name in ("03_masks", "04_gone", "05_stays"):
+        (root / f"nbs/{name}.ipynb").write_text("{}")
+    (root / ".gitignore").write_text(".venv/\ncalls\n")
+    for name in STUBS:
+        stub = root / ".venv/bin" / name
+        stub.write_text(f'#!/bin/sh\necho "{name} $*" >> "$CALLS"\ncase "$FAIL" in {name}) exit 1;; esac\n')
+        stub.chmod(0o755)
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    git(root, "checkout", "-qb", "work")
+    (root / "nbs/03_masks.ipynb").write_text("{ }")
+    (root / "nbs/04_gone.ipynb").unlink()
+    (root / "tests/test_stats.py").write_text("# more")
+    git(root, "commit", "-qam", "second")
+    (root / "nbs/wing/01_new.ipynb").write_text("{}")
+    (root / "page.md").write_text("")
+    return root
+
+
+def git(root, *line):
+    """A git command as somebody without a configuration."""
+    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *who, *line], cwd=root, check=True, capture_output=True)
+
+
+def gate(root, *line, **env):
+    """Run the gate of a repository: exit status, words, and the commands that it called."""
+    calls = root / "calls"
+    calls.unlink(missing_ok=True)
+    env = {**os.environ, "CALLS": str(calls), "FAIL": "", **env}
+    done = subprocess.run(["bash", root / ".ci/run", *line], cwd=root.parent, env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines() if calls.exists() else []
+
+
+CHECKS = ["python tools/sync_check.py", "ruff check lottery_nb tests tools setup.py", "mypy "]
+
+
+@pytest.mark.parametrize("place", ["", "absolute"])
+def test_the_fast_gate_tests_what_has_changed(branch, place):
+    status, said, calls = gate(branch, "--fast", **({"VENV": str(branch / ".venv")} if place else {}))
+    assert status == 0, said
+    assert calls == [*CHECKS, "pytest -q tests/test_notebooks.py -k 03_masks or 01_new",
+                     "pytest -q tests/test_golden.py tests/test_masks.py tests/test_stats.py"]
+
+
+def test_the_fast_gate_without_a_change_asks_the_golden_set(branch):
+    git(branch, "clean", "-qfd")
+    git(branch, "checkout", "-q", "main")
+    assert gate(branch, "--fast")[2] == [*CHECKS, "pytest -q tests/test_golden.py"]
+
+
+def test_the_fast_gate_names_what_failed_and_goes_on(branch):
+    status, said, calls = gate(branch, "--fast", FAIL="ruff")
+    assert status == 1 and said.endswith("Failed:\n  Ruff\n") and len(calls) == 5
+
+
+def test_the_gate_refuses_an_option_that_it_does_not_know(branch):
+    status, said, calls = gate(branch, "--fats")
+    assert status == 2 and "unknown option --fats" in said and calls == []
+
+
+def test_the_fast_gate_says_what_is_missing(branch):
+    (branch / ".venv/bin/nbdev_export").unlink()
+    status, said, calls = gate(branch, "--fast", PATH="/usr/bin:/bin")
+    assert status == 2 and "pip install -e '.[dev]'" in said and calls == []
