@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', 'layout_from', 'add_recipe', 'recipe_from',
-           'schedule_from', 'add_find', 'find_command', 'add_transfer', 'tickets_at', 'transfer_command', 'tell',
-           'show_command', 'export_command', 'write_csv', 'demo_plan', 'demo_command', 'add_run', 'run_command',
-           'stands', 'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command', 'add_bench',
-           'bench_command', 'add_doctor', 'doctor_command', 'workbench_notebook', 'lab_command', 'app_command', 'serve',
-           'add_paper', 'paper_of', 'check_command', 'paper_command', 'make_parser', 'main']
+           'schedule_from', 'controls_text', 'add_find', 'find_command', 'add_transfer', 'tickets_at',
+           'transfer_command', 'tell', 'show_command', 'export_command', 'write_csv', 'demo_plan', 'demo_command',
+           'add_run', 'run_command', 'stands', 'resume_command', 'stop_command', 'pause_command', 'status_command',
+           'runs_command', 'add_bench', 'bench_command', 'add_doctor', 'doctor_command', 'workbench_notebook',
+           'lab_command', 'app_command', 'serve', 'add_paper', 'paper_of', 'check_command', 'paper_command',
+           'make_parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #9a7f9d01
 import argparse, importlib.util, json, signal, subprocess, sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,13 @@ def schedule_from(
         raise
 
 # %% ../nbs/16_cli.ipynb #66087b45
+def controls_text(
+    names: Iterable[str],  # to choose from
+) -> str:
+    "Help of a flag that takes controls: what each is."
+    each = "; ".join(f"{name.replace(' ', '-')}: {CONTROLS.help_of(name)}" for name in names).replace("%", "%%")
+    return f"what tickets are held against, with commas, or none (default %(default)s). {each}; package.module:name: a function of yours"
+
 def add_find(
     parser: argparse.ArgumentParser,
 ) -> None:
@@ -125,7 +133,7 @@ def add_find(
     add("--scope", default="global", help=f"{', '.join(SCOPES)} (default %(default)s)")
     add("--prune-head", type=float, default=None, metavar="FRACTION", help="prune the head too, by this share a round (default: not pruned)")
     add("--seeds", default="3", help="how many, or which: 5 or 0,3,7 (default %(default)s)")
-    add("--controls", default="reinit,shuffled,random-mask", help=f"any of {', '.join(c.replace(' ', '-') for c in CONTROLS if c != 'dense')}, or none (default %(default)s)")
+    add("--controls", default="reinit,shuffled,random-mask", help=controls_text(CONTROLS.beside_tickets))
     add("--floor", type=float, default=0.0, help="validation accuracy that the dense network must reach before results are shown (default %(default)s)")
     add_recipe(parser)
 
@@ -133,7 +141,7 @@ def find_command(args: argparse.Namespace) -> int:
     "Find tickets and show the table."
     plan = FindPlan(args.source, args.network, args.width, schedule_from(args), args.rewind, args.retrain, recipe_from(args, Recipe()), numbers(args.seeds),
                     (words(args.criterion, tuple(CRITERIA)) or ("none",))[0], args.scope, layer_fractions={} if args.prune_head is None else {"head": args.prune_head},
-                    controls=words(args.controls, tuple(CONTROLS)), floor=args.floor)
+                    controls=words(args.controls, CONTROLS.names), floor=args.floor)
     return tell(run(plan, args.out, args.device, not args.quiet, args.layout))
 
 # %% ../nbs/16_cli.ipynb #3e5c5c6e
@@ -150,7 +158,7 @@ def add_transfer(
     add("--norm", default=FROZEN_NORM[0], help=f"batch norm of a frozen body: {', '.join(FROZEN_NORM)} (default %(default)s)")
     add("--head", default=TRANSFER_HEADS[0], help=f"{', '.join(TRANSFER_HEADS)} (default %(default)s)")
     add("--normalise", default="target", help="pixels by the target's or the source's statistics (default %(default)s)")
-    add("--controls", default="dense,shuffled,random-mask", help="controls with commas, or none (default %(default)s)")
+    add("--controls", default="dense,shuffled,random-mask", help=controls_text(CONTROLS.names))
     add("--floor", type=float, default=0.0, help="validation accuracy that the dense network must reach on each target (default %(default)s)")
     add_recipe(parser)
 
@@ -168,7 +176,7 @@ def tickets_at(
 def transfer_command(args: argparse.Namespace) -> int:
     "Transfer tickets and show the table."
     tickets = tickets_at(args.run, None if args.rounds is None else numbers(args.rounds))
-    plan = TransferPlan(tickets, words(args.targets), words(args.start, START_POINTS), args.body, args.norm, args.head, words(args.controls, tuple(CONTROLS)),
+    plan = TransferPlan(tickets, words(args.targets), words(args.start, START_POINTS), args.body, args.norm, args.head, words(args.controls, CONTROLS.names),
                         recipe_from(args, tickets[0].recipe), args.normalise, args.floor)
     return tell(run(plan, args.out, args.device, not args.quiet, args.layout))
 

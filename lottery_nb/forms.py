@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 import torch
-from .core import ArmStarted, EpochDone, LotteryError, NotFound, Tick, about, check_choice, pick_device, device_name
+from .core import ArmStarted, EpochDone, LotteryError, NotFound, Reference, Tick, about, check_choice, pick_device, device_name
 from .domains import domain
 from .models import Network, summary
 from .pruning import Schedule, cubic, geometric, linear, listed, one_shot
@@ -292,7 +292,8 @@ def code_of(
         return f"{value.kind.replace('-', '_')}({', '.join(given)})"
     if isinstance(value, (FindPlan, TransferPlan, Recipe)):
         return f"{type(value).__name__}({', '.join(f'{n}={code}' for n, code in given_in(value))})"
-    if isinstance(value, (tuple, list)) and all(isinstance(v, str) for v in value): return repr(tuple(value))
+    if isinstance(value, (tuple, list)) and all(isinstance(v, (str, Reference)) for v in value):
+        return repr(tuple(v.name if isinstance(v, Reference) else v for v in value))
     if value is None or isinstance(value, (str, int, float, tuple, dict)): return repr(value)
     raise LotteryError(f"{value!r} has no name that a cell could write: read the plan from its folder")
 

@@ -49,7 +49,9 @@ class Checks(w.VBox):
         label: str,
         options: Iterable[Any],              # names, or (what is read, name)
         value: Iterable = (),                # ticked at first
+        tip: Callable[[Any], str] | None = None,  # what is said of a name when the pointer rests on it
     ):
+        self.tip = tip
         self.box = w.Box().add_class("lottery-checks")
         super().__init__([w.HTML(f'<p class="lottery-legend">{escape(label)}</p>'), self.box], value=tuple(value))
         self.offer(options)
@@ -61,7 +63,7 @@ class Checks(w.VBox):
         if [n for _, n in pairs] == [b.name for b in self.box.children]: return
         boxes = []
         for read, name in pairs:
-            box = w.Checkbox(name in self.value, description=read, indent=False)
+            box = w.Checkbox(name in self.value, description=read, indent=False, tooltip=self.tip(name) if self.tip else None)
             box.name = name
             box.observe(self.tick, "value")
             boxes.append(box)
@@ -195,7 +197,7 @@ def repeat_fields(v: Mapping[str, Any]) -> dict[str, Field]:
             "rewind_at": Field(Count("Step or epoch", v["rewind_at"]), "of the first training"),
             "retrain": Field(pick("Retraining", RETRAIN, v["retrain"]), "what each round starts from"),
             "seeds": Field(whole("Seeds", v["seeds"], 1, 20), "repeats; one alone proves nothing"),
-            "controls": Field(Checks("Controls", [c for c in CONTROLS.names if c != "dense"], v["controls"]), "what tickets are held against"),
+            "controls": Field(Checks("Controls", CONTROLS.beside_tickets, v["controls"], CONTROLS.help_of), "what tickets are held against"),
             "floor": Field(w.FloatText(v["floor"], description="Floor", step=0.05), "validation accuracy (0 to 1) that dense must reach before curves are drawn")}
 
 # %% ../nbs/12_panel.ipynb #cd5ac61f
@@ -596,7 +598,7 @@ def transfer_fields() -> dict[str, dict[str, Field]]:
         "How": {"start": Field(Checks("Starting weights", START_POINTS, v["start"]), "of the body; the head is drawn anew"),
                 "body": Field(pick("Body", BODIES, v["body"]), "trained too, or frozen"),
                 "head": Field(pick("Head", TRANSFER_HEADS, v["head"]), "new, with two layers, or the source's"),
-                "controls": Field(Checks("Controls", CONTROLS.names, v["controls"]), "what tickets are held against"),
+                "controls": Field(Checks("Controls", CONTROLS.names, v["controls"], CONTROLS.help_of), "what tickets are held against"),
                 "epochs": Field(Count("Epochs", v["epochs"]), "0: as the tickets were found")},
         "More about transfer": {"norm": Field(pick("Batch norm", FROZEN_NORM, v["norm"]), "of a frozen body"),
                                 "normalise": Field(pick("Pixels by", NORMALISE, v["normalise"]), "whose mean and deviation"),

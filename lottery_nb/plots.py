@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
-from .core import LotteryError, check_choice
+from .core import LotteryError, check_choice, deprecated
 from .rewinding import role_of, roles
 from .stats import compare, density_text, in_order, interval, results_of, seeds_text, summary
 
@@ -24,6 +24,14 @@ from .stats import compare, density_text, in_order, interval, results_of, seeds_
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6E7781", "#882255", "#44AA99", "#999933")  # of what is no role: runs, domains, layers
 LEAD = ("dense", "ticket")  # drawn wider, with bands
 DASHES = {"rewind": "solid", "init": "longdash", "source-trained": "dash", "fresh": "dot"}
+
+# %% ../nbs/11_plots.ipynb #54bef02b
+def __getattr__(name: str) -> Any:
+    "Names that have moved."
+    if name not in ("COLOURS", "SYMBOLS"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    deprecated(f"lottery_nb.plots.{name}", "0.1.0", "lottery_nb.rewinding.roles()")
+    return {role: r.colour if name == "COLOURS" else r.marker for role, r in roles().items()}
 
 # %% ../nbs/11_plots.ipynb #ee8b29f0
 LINE = 95  # characters of a subtitle that fit a picture of 700 pixels

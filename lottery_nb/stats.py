@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np, pandas as pd
 from scipy import stats as scipy_stats
 from scipy.spatial.distance import jensenshannon
-from .core import LotteryError, Registry, check_choice, check_number, density_text
+from .core import LotteryError, Registry, check_choice, check_number, density_text, deprecated
 from .data_texts import Vocabulary, piece_counts
 from .domains import Domain, domain as domain_of, vocabulary
 from .rewinding import role_of, roles
@@ -27,6 +27,14 @@ COLUMNS = [*ARM, "epoch", "split", "metric", "value"]
 
 # starting weights in the order in which tables and figures show them; that of the roles is in their records (`rewinding.roles`)
 STARTS = ("rewind", "init", "source-trained", "fresh")
+
+# %% ../nbs/10_stats.ipynb #294b8c7c
+def __getattr__(name: str) -> Any:
+    "A name that has moved."
+    if name != "ROLES":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    deprecated("lottery_nb.stats.ROLES", "0.1.0", "lottery_nb.rewinding.roles()")
+    return tuple(roles())
 
 # %% ../nbs/10_stats.ipynb #153b5632
 AT_RATE = r"^(?P<role>.+) at rate (?P<rate>\S+)$"

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 from tiny import find, listen, of, plan, within
 
+from lottery_nb import plots, stats
+from lottery_nb.cli import main
 from lottery_nb.core import LotteryError, Reference, canonical, from_plain
+from lottery_nb.follow import Follower, matrix_height
+from lottery_nb.forms import FIND, cell_of, find_plan
 from lottery_nb.plots import accuracy_plot, training_plot, transfer_curves, transfer_plot
 from lottery_nb.report import findings, write_report
 from lottery_nb.rewinding import CONTROLS, MARKERS, PALETTE, TRAINED, control, role_of, roles
-from lottery_nb.runs import run
+from lottery_nb.runs import Run, run
 from lottery_nb.stats import in_order, results_of, summary, text_table
 from lottery_nb.tickets import FindPlan, Search, find_tickets
 from lottery_nb.training import Recipe
@@ -178,3 +182,46 @@ def test_a_control_that_is_not_as_it_says_is_refused(own):
             listen(find_tickets(plan(controls=controls), "cpu"))
     with pytest.raises(LotteryError, match="control 3: give a name"):
         plan(controls=(3,))
+
+
+# --- shell, forms, panel ---
+
+def test_the_shell_lists_controls_and_takes_them_by_import(own, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["find", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "half-signs: every second weight with the other sign" in told and "package.module:name" in told and "dense: no weight is pruned" not in told
+    quick = ["--source", "digits[0-4]@200", "--width", "0.1", "--fraction", "0.5", "--rounds", "1", "--epochs", "1", "--seeds", "1", "--device", "cpu", "--quiet"]
+    assert main(["find", *quick, "--controls", "own_controls:half_signs,other-draw,own_controls:turned_round", "--out", str(tmp_path/"run")]) == 0
+    found = Run(tmp_path/"run")
+    assert set(found.frame["role"]) == {"dense", "ticket", "half signs", "other draw", "turned round"} and found.plan.controls[1] == "other draw"
+    assert "controls=('own_controls:half_signs', 'other draw', 'own_controls:turned_round')" in cell_of(tmp_path/"run")
+    status = main(["transfer", str(tmp_path/"run"), "--targets", "digits[5-9]@200", "--start", "rewind", "--controls", "own_controls:late_dense", "--epochs", "1", "--device", "cpu", "--quiet",
+                   "--out", str(tmp_path/"move")])
+    assert status == 0 and set(Run(tmp_path/"move").frame["role"]) == {"ticket", "late dense"}
+
+
+def test_forms_offer_the_controls(own):
+    panel = pytest.importorskip("lottery_nb.panel")
+    for sections, dense in ((panel.find_fields(), False), (panel.transfer_fields(), True)):
+        field, = (fields["controls"] for fields in sections.values() if "controls" in fields)
+        boxes = {b.name: b for b in field.control.box.children}
+        assert set(OWN) < set(boxes) and ("dense" in boxes) is dense and boxes["half signs"].tooltip == "every second weight with the other sign"
+    assert find_plan({**FIND, "controls": ("half signs", "reinit")}).controls == ("half signs", "reinit")
+
+
+def test_the_place_for_a_transfer_is_as_high_as_its_rows(ended):
+    follower = Follower(ended[1].path)
+    rows = len(set(transfer_plot(ended[1]).data[0].y))
+    assert matrix_height(follower) == 110 + 44 + 40*rows
+    by_import = replace(ended[1].plan, controls=("own_controls:half_signs",))
+    follower.plan = by_import
+    assert matrix_height(follower) == 110 + 44 + 40*4
+
+
+def test_names_that_have_moved_warn():
+    for module, name, says in ((plots, "COLOURS", {n: r.colour for n, r in roles().items()}), (plots, "SYMBOLS", {n: r.marker for n, r in roles().items()}), (stats, "ROLES", tuple(roles()))):
+        with pytest.warns(DeprecationWarning, match=rf"lottery_nb.*{name} has moved: use lottery_nb.rewinding.roles"):
+            assert getattr(module, name) == says
+        with pytest.raises(AttributeError):
+            module.NO_SUCH_NAME  # noqa: B018
