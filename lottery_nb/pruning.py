@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'SCOPES', 'Quotas', 'BATCHES', 'CRITERIA', 'GRASP_TEMPERATURE', 'Schedule', 'geometric', 'one_shot',
-           'linear', 'cubic', 'listed', 'kept_count', 'quotas', 'prune', 'Scoring', 'magnitude', 'magnitude_increase',
-           'at_random', 'gradient', 'snip', 'grasp', 'in_steps', 'refuse_tokens', 'synflow', 'make_mask']
+           'linear', 'cubic', 'listed', 'kept_count', 'Scopes', 'Group', 'NofM', 'n_of_m', 'quotas', 'prune', 'Scoring',
+           'magnitude', 'magnitude_increase', 'at_random', 'gradient', 'snip', 'grasp', 'in_steps', 'refuse_tokens',
+           'synflow', 'make_mask']
 
 # %% ../nbs/04_pruning.ipynb #5c333750
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from .core import DATA, LotteryError, Registry, about, check_choice, check_number, generator, global_seed
+from .core import DATA, LotteryError, Registry, about, check_choice, check_number, data, generator, global_seed
 from .masks import Mask
 
 # %% ../nbs/04_pruning.ipynb #f546ed4b
@@ -136,10 +138,23 @@ def kept_count(
     return round(density * size)
 
 # %% ../nbs/04_pruning.ipynb #03452679
-SCOPES = Registry("scope")
-"Groupings by name: `(mask, parameter names, density) -> [(names ranked together, how many to keep), …]`."
+class Scopes(Registry):
+    "Scopes by name; '1:4' and other patterns of N:M are made when they are asked for."
+    def __missing__(self, name: Any) -> Any:
+        if pattern := re.fullmatch(r"(\d+):(\d+)", str(name)):
+            return self.setdefault(name, n_of_m(int(pattern[1]), int(pattern[2])))
+        return super().__missing__(name)
 
-Quotas = list[tuple[tuple[str, ...], int]]
+SCOPES = Scopes("scope")
+"Groupings by name: `(mask, parameter names, density) -> [(names ranked together, how many to keep), …]`; a `Group` may have blocks."
+
+class Group(NamedTuple):
+    "Parameters that are ranked together and how many of their weights stay; with blocks, how many of each block."
+    names: tuple[str, ...]
+    keep: int                                        # weights of all these parameters, or of each block
+    block: Callable[[Tensor], Tensor] | None = None  # a parameter's mask -> the number of each weight's block, int64 of its shape; None: no blocks
+
+Quotas = Sequence[tuple[tuple[str, ...], int] | Group]
 
 def _quota(
     mask: Mask,              # the last mask
@@ -197,13 +212,54 @@ def _erk(mask: Mask, names: tuple[str, ...], density: float) -> Quotas:
     parts = _share_out(total, [sum(mask[n].shape) for n in names], [mask.kept_in[n] for n in names])
     return [((name,), part) for name, part in zip(names, parts, strict=True)]
 
+# %% ../nbs/04_pruning.ipynb #503a2a0e
+@data
+class NofM:
+    "A scope: `n` of each `m` consecutive weights along the inputs of a layer [outputs, inputs, …] stay."
+    n: int
+    m: int
+
+    def check_density(self,
+        density: float,  # of the weights that the scope ranks
+    ) -> int:
+        "How many weights of each block a density keeps; refuses one that is not k/m for a k of at least n."
+        kept = round(density * self.m)
+        if abs(density * self.m - kept) < 1e-6 and self.n <= kept <= self.m:
+            return kept
+        possible = ", ".join(f"{k / self.m:g}" for k in range(self.m - 1, self.n - 1, -1))
+        raise LotteryError(f"scope '{self.n}:{self.m}' sets the density itself and cannot give {density:g}: use one_shot({self.n / self.m:g}), or a schedule of {possible}", "FindPlan.scope")
+
+    def block(self, bits: Tensor) -> Tensor:
+        "The number of each weight's block."
+        inputs = min(1, bits.ndim - 1)
+        last = bits.movedim(inputs, -1)
+        return (torch.arange(bits.numel(), device=bits.device) // self.m).view(last.shape).movedim(-1, inputs)
+
+    def __call__(self, mask: Mask, names: tuple[str, ...], density: float) -> list[Group]:
+        "One group with blocks; refuses a parameter whose inputs are no multiple of m."
+        for name in names:
+            if (inputs := mask[name].shape[:2][-1]) % self.m:
+                raise LotteryError(f"scope '{self.n}:{self.m}': {name!r} has {inputs} inputs, which are no multiple of {self.m}: name the parameters that fit in prunable=, or use another scope", "FindPlan.scope")
+        return [Group(names, self.check_density(density), self.block)] if names else []
+
+def n_of_m(
+    n: int,  # weights that stay in each block, 1 to m - 1
+    m: int,  # weights of a block
+) -> NofM:
+    "The scope of a pattern N:M."
+    check_number(m, f"scope '{n}:{m}': m", low=2, whole=True, place="FindPlan.scope")
+    check_number(n, f"scope '{n}:{m}': n", low=1, high=m - 1, whole=True, place="FindPlan.scope")
+    return NofM(n, m)
+
+SCOPES.register("2:4")(n_of_m(2, 4))
+
 # %% ../nbs/04_pruning.ipynb #0adae980
 def _own_rates(
     mask: Mask,                            # says which parameters there are
     layer_densities: Mapping[str, float],  # density by layer ('fc3') or parameter ('fc3.weight')
 ) -> Quotas:
     "Groups with a rate of their own; refuses a layer that the mask lacks or that was named twice."
-    groups = []
+    groups: list[tuple[tuple[str, ...], int]] = []
     for layer, density in layer_densities.items():
         names = (layer,) if layer in mask else tuple(n for n in mask if _layer_of(n) == layer)
         if not names: check_choice(layer, tuple(dict.fromkeys(map(_layer_of, mask))), "layer_densities: layer")
@@ -221,8 +277,8 @@ def quotas(
 ) -> Quotas: # (parameters ranked together, how many of their weights to keep)
     "Who is ranked with whom and how many stay; refuses unknown names and more weights than the mask keeps."
     own = _own_rates(mask, layer_densities or {})
-    named = {n for names, _ in own for n in names}
-    return own + SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)
+    named = {n for names, *_ in own for n in names}
+    return [*own, *SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)]
 
 # %% ../nbs/04_pruning.ipynb #5d356728
 def _kth_largest(
@@ -251,6 +307,38 @@ def _best(
         best.append(sure | tie)
     return best
 
+# %% ../nbs/04_pruning.ipynb #3a4d2c1d
+def _places(
+    name: str,                           # parameter name, for the message
+    bits: Tensor,                        # its mask
+    block: Callable[[Tensor], Tensor],   # as a `Group` has it
+) -> Tensor: # positions in the flattened parameter, int64 [blocks, size]
+    "Where the weights of each block are; refuses blocks of several sizes."
+    numbers = block(bits)
+    if not isinstance(numbers, Tensor) or numbers.shape != bits.shape:
+        raise LotteryError(f"the blocks of {name!r} are not those of its {list(bits.shape)} weights: let the scope's block function give a number for each weight")
+    sizes = numbers.flatten().unique(return_counts=True)[1]
+    if (sizes != sizes[0]).any():
+        raise LotteryError(f"the blocks of {name!r} have {int(sizes.min())} to {int(sizes.max())} weights: let all blocks of a parameter have the same size")
+    return numbers.flatten().argsort(stable=True).view(len(sizes), -1)
+
+def _best_of_each(
+    name: str,       # parameter name, for the message
+    score: Tensor,   # higher = keep
+    bits: Tensor,    # bool, of the same shape: what may stay
+    places: Tensor,  # of `_places`
+    count: int,      # how many of each block stay
+) -> Tensor: # bool, exactly `count` True in each block
+    "Keep the highest scores of each block; equal ones by position."
+    may = bits.flatten()[places]
+    if not 0 <= count <= (fewest := int(may.sum(1).min())):
+        raise LotteryError(f"{count} weights of each block of {name!r} are asked for, but the last mask keeps only {fewest} in one of them: ask for {fewest} or fewer")
+    ranked = score.flatten()[places].argsort(dim=1, descending=True, stable=True)
+    first = may.gather(1, ranked).logical_not().byte().argsort(dim=1, stable=True)  # what may stay comes first, in the order of the scores
+    best = torch.zeros_like(bits).flatten()
+    best[places.gather(1, ranked.gather(1, first)[:, :count]).flatten()] = True
+    return best.view_as(bits)
+
 # %% ../nbs/04_pruning.ipynb #e45c46d5
 def _comparable(
     name: str,     # parameter name, for the message
@@ -274,8 +362,12 @@ def _prune_to(
     ranked = {n: _comparable(n, scores.get(n), bits) for n, bits in mask.items()}
     device = next(iter(ranked.values())).device
     kept: dict[str, Tensor] = {}
-    for names, count in goal:
-        best = _best([ranked[n].to(device) for n in names], [mask[n].to(device) for n in names], count)
+    for names, count, block in (Group(*group) for group in goal):
+        scored, may = [ranked[n].to(device) for n in names], [mask[n].to(device) for n in names]
+        if block is None:
+            best = _best(scored, may, count)
+        else:
+            best = [_best_of_each(n, s, bits, _places(n, bits, block), count) for n, s, bits in zip(names, scored, may, strict=True)]
         kept |= {n: bits.to(mask[n].device) for n, bits in zip(names, best, strict=True)}
     return Mask({n: kept[n] for n in mask})
 
@@ -430,6 +522,12 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
         return {n: leaves[n].detach() * g for n, g in _gradients(iter([flow]), leaves).items()}
 
 # %% ../nbs/04_pruning.ipynb #a0a7b402
+def _kept_by(mask: Mask, group: Group) -> int:
+    "Weights that a mask keeps of a group, or of the block that has the fewest."
+    if group.block is None:
+        return sum(mask.kept_in[n] for n in group.names)
+    return min(int(mask[n].flatten()[_places(n, mask[n], group.block)].sum(1).min()) for n in group.names)
+
 def make_mask(
     criterion: str | Callable[[Scoring], Mapping[str, Tensor]], # a name of CRITERIA, or a function of yours
     scoring: Scoring,                                # the network and its last mask
@@ -440,8 +538,8 @@ def make_mask(
     "The next mask; refuses what `prune` refuses, and unknown criteria."
     score = CRITERIA.find(criterion)
     steps, mask = getattr(score, "steps", 1), scoring.mask
-    goal = [(names, sum(mask.kept_in[n] for n in names), count) for names, count in quotas(mask, density, scope, layer_densities)]
+    goal = [(group := Group(*pair), _kept_by(mask, group)) for pair in quotas(mask, density, scope, layer_densities)]
     for step in range(1, steps + 1):
-        now = [(names, round(kept * (count / kept) ** (step / steps)) if kept else 0) for names, kept, count in goal]
+        now = [group._replace(keep=round(kept * (group.keep / kept) ** (step / steps)) if kept else 0) for group, kept in goal]
         mask = _prune_to(score(replace(scoring, mask=mask)), mask, now)
     return mask

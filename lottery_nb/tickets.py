@@ -24,7 +24,7 @@ from .executors import Executor
 from .files import read_tensors, reading, write_tensors
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
-from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask, refuse_tokens
+from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask, quotas, refuse_tokens
 from .rewinding import CONTROLS, RETRAIN, TICKET, TRAINED, Beginning, Role, Snapshot, at_rate, check_fit, fresh, load, masked, refit, rewind_step, round_start, snapshot_from
 from .training import NOTHING, Arm, Recall, Recipe, Trained, batches_of, lr_factor, steps_per_epoch, train
 
@@ -205,7 +205,7 @@ class FindPlan:
     recipe: Recipe = Recipe()
     seeds: Any = 3                               # how many (0, 1, …), or which; kept as a tuple
     criterion: str | Callable = "magnitude"
-    scope: str | Callable = "global"             # 'global', 'layer' or 'erk'
+    scope: str | Callable = "global"             # 'global', 'layer', 'erk', or a pattern such as '2:4'
     score_at: str = "trained"                    # score the trained weights, or those at the 'start' (SNIP, GraSP, SynFlow before training)
     prunable: tuple | None = None                # parameter names; None: weights of convolution, linear and embedding layers but the head
     layer_fractions: Mapping[str, float] = field(default_factory=dict)  # share pruned in each round in layers of their own rate: {'head': 0.1}
@@ -265,6 +265,10 @@ def _check_find(p: FindPlan) -> None:
             object.__setattr__(p, name, registry.keep(value))
     with about("FindPlan.controls"):
         object.__setattr__(p, "controls", tuple(CONTROLS.keep(control) for control in p.controls))
+    scope = SCOPES[p.scope] if isinstance(p.scope, str) else p.scope
+    if hasattr(scope, "check_density"):
+        for density in p.schedule.densities[1:]:
+            scope.check_density(density)
     object.__setattr__(p, "rates", check_rates(p.rates, p.recipe.lr, "FindPlan.rates"))
     check_choice(p.score_at, SCORE_AT, "FindPlan.score_at")
     check_choice(p.retrain, RETRAIN, "FindPlan.retrain")
@@ -303,12 +307,18 @@ class Search:
             raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too", "FindPlan.layer_fractions")
         with about("FindPlan.controls"):
             self.controls = tuple(c for c in CONTROLS.several(plan.controls) if c.name != "dense")  # which is trained anyway
+        with about("FindPlan.scope"):
+            quotas(self.dense(model), plan.schedule.density(1), plan.scope, {n: 1 - f for n, f in self.fractions.items()})
         try: self.hash = plan.hash
         except LotteryError: self.hash = ""  # a function without a name: this process only
         spe = steps_per_epoch(self.domain, plan.recipe)
         self.point = rewind_step(plan.rewind, spe)
         self.total = plan.recipe.steps or plan.recipe.epochs * spe
         if (self.point or 0) >= self.total: raise LotteryError(f"FindPlan.rewind={plan.rewind!r} is step {self.point} of {self.total}: choose an earlier point or a longer recipe", "FindPlan.rewind")
+
+    def dense(self, model: nn.Module) -> Mask:
+        "The mask that keeps every weight that the plan may prune."
+        return Mask.dense({n: model.get_parameter(n) for n in self.names})
 
     def planned(self) -> Planned:
         "How much the plan trains."

@@ -16,6 +16,7 @@ from lottery_nb.masks import Mask, random_mask
 from lottery_nb.pruning import (
     CRITERIA,
     SCOPES,
+    Group,
     Schedule,
     Scoring,
     _share_out,
@@ -428,3 +429,94 @@ def test_random_scores_are_fair_between_layers():
     other = make_mask("random", Scoring(net, {}, mask, seed=4), 0.1)
     assert abs(made.kept_in["a"] / 30_000 - 0.1) < 0.01 and made != other
     assert made == make_mask("random", Scoring(net, {}, mask, seed=3), 0.1)
+
+
+# --- blocks ---
+
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2))
+
+
+@st.composite
+def blocked(draw):
+    """A pattern N:M, scores with many ties of a convolution and a linear layer, and a last mask that keeps at least N of each block."""
+    m = draw(st.integers(2, 5))
+    n = draw(st.integers(1, m - 1))
+    outs, groups, height, width = draw(SHAPES)
+    shapes = {"conv.weight": (outs, groups * m, height, width), "fc.weight": (outs, groups * m)}
+    scores = {name: torch.tensor(draw(st.lists(VALUES, min_size=math.prod(s), max_size=math.prod(s)))).view(s) for name, s in shapes.items()}
+    k = draw(st.integers(n, m))
+    first = {name: torch.tensor(draw(st.lists(VALUES, min_size=s.numel(), max_size=s.numel()))).view(s.shape) for name, s in scores.items()}
+    return n, m, scores, prune(first, Mask.dense(first), k / m, scope=f"{n}:{m}"), draw(st.integers(n, k))
+
+
+def in_blocks(bits, m):
+    """[blocks, m] along the inputs, written down another way than the package does."""
+    return bits.flatten(2).transpose(1, 2).reshape(-1, m) if bits.ndim > 2 else bits.reshape(-1, m)
+
+
+@FEW
+@given(blocked())
+def test_every_block_keeps_exactly_its_count_and_revives_nothing(problem):
+    n, m, scores, mask, keep = problem
+    made = prune(scores, mask, keep / m, scope=f"{n}:{m}")
+    assert made <= mask and made.kept == kept_count(keep / m, mask.size)
+    for name, s in scores.items():
+        rows, may, kept = in_blocks(s, m).tolist(), in_blocks(mask[name], m).tolist(), in_blocks(made[name], m).tolist()
+        for values, open_, stays in zip(rows, may, kept, strict=True):
+            best = sorted((-v, i) for i, v in enumerate(values) if open_[i])[:keep]
+            assert [i for i, bit in enumerate(stays) if bit] == sorted(i for _, i in best)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100])
+@pytest.mark.parametrize("scope, density", [("2:4", 0.5), ("1:4", 0.5), ("1:4", 0.25), ("2:4", 0.75)])
+def test_a_criterion_in_steps_ends_with_the_blocks_that_were_asked_for(steps, scope, density):
+    @in_steps(steps)
+    def criterion(scoring):
+        return {n: w.abs() for n, w in scoring.weights.items()}
+
+    net = nn.Sequential(nn.Linear(16, 8, bias=False))
+    weights = {n: p.detach() for n, p in net.named_parameters()}
+    made = make_mask(criterion, Scoring(net, weights, Mask.dense(weights)), density, scope=scope)
+    assert set(in_blocks(made["0.weight"], 4).sum(1).tolist()) == {4 * density}
+    assert made == prune({n: w.abs() for n, w in weights.items()}, Mask.dense(weights), density, scope=scope)
+
+
+@pytest.mark.parametrize("scope, density, shape, says", [
+    ("2:4", 0.25, (2, 8), "use one_shot(0.5), or a schedule of 0.75, 0.5"), ("2:4", 0.6, (2, 8), "cannot give 0.6"), ("1:3", 0.33, (2, 9), "cannot give 0.33"),
+    ("2:4", 0.5, (4, 1, 3, 3), "has 1 inputs, which are no multiple of 4"), ("2:4", 0.5, (4, 6), "has 6 inputs"), ("5:4", 0.5, (2, 8), "n=5"), ("0:4", 0.5, (2, 8), "n=0"), ("1:1", 1, (2, 8), "m=1")])
+def test_a_pattern_refuses_what_it_cannot_give(scope, density, shape, says):
+    with pytest.raises(LotteryError) as e:
+        prune({"w": torch.rand(shape)}, Mask({"w": torch.ones(shape, dtype=torch.bool)}), density, scope=scope)
+    assert says in str(e.value) and e.value.place == "FindPlan.scope"
+
+
+def test_blocks_that_lost_too_much_are_refused_not_revived():
+    gone = torch.ones(1, 8, dtype=torch.bool)
+    gone[0, :3] = False
+    with pytest.raises(LotteryError, match="keeps only 1 in one of them"):
+        prune({"w": torch.rand(1, 8)}, Mask({"w": gone}), 0.5, scope="2:4")
+
+
+def by_output(mask, names, density):
+    """A scope of somebody else: each output is a block of its own."""
+    return [Group((n,), round(density * mask[n][0].numel()), lambda bits: torch.arange(len(bits)).view(-1, *[1] * (bits.ndim - 1)).expand_as(bits)) for n in names]
+
+
+def test_a_scope_of_somebody_else_may_have_blocks_or_give_pairs():
+    score = torch.tensor([[4.0, 3.0, 2.0, 1.0], [40.0, 30.0, 20.0, 10.0]])
+    everything = Mask({"w": torch.ones(2, 4, dtype=torch.bool)})
+    assert prune({"w": score}, everything, 0.5, scope=by_output)["w"].int().tolist() == [[1, 1, 0, 0]] * 2
+    assert prune({"w": score}, everything, 0.5, scope=lambda mask, names, density: [(names, 4)])["w"].int().tolist() == [[0] * 4, [1] * 4]
+
+
+@pytest.mark.parametrize("block, says", [(lambda bits: torch.arange(8).view(2, 4) // 3, "have 2 to 3 weights"), (lambda bits: torch.arange(8), "a number for each weight"), (lambda bits: None, "a number for each weight")])
+def test_blocks_that_are_none_are_refused(block, says):
+    with pytest.raises(LotteryError, match=says):
+        prune({"w": torch.rand(2, 4)}, Mask({"w": torch.ones(2, 4, dtype=torch.bool)}), 0.5, scope=lambda mask, names, density: [Group(names, 1, block)])
+
+
+def test_weights_that_are_gone_may_score_anything():
+    bits = torch.tensor([[True, True, False, True]])
+    for odd in (math.nan, math.inf, -math.inf):
+        made = prune({"w": torch.tensor([[-math.inf, 0.0, odd, -1.0]])}, Mask({"w": bits}), 0.5, scope="2:4")
+        assert made["w"].int().tolist() == [[0, 1, 0, 1]]

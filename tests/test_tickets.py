@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import Fragile, exactly, find, listen, of, plan, same, some_arm, trained, within
 
+from lottery_nb import runs
 from lottery_nb.core import LotteryError, canonical, from_plain
 from lottery_nb.domains import domain
 from lottery_nb.files import read_tensors, write_tensors
 from lottery_nb.masks import Mask
 from lottery_nb.models import Network
-from lottery_nb.pruning import cubic, geometric, linear, listed, one_shot
+from lottery_nb.pruning import cubic, geometric, linear, listed, n_of_m, one_shot
 from lottery_nb.rewinding import CONTROLS, Beginning, fresh, head_names, masked, refit
 from lottery_nb.tickets import FindPlan, Search, Ticket, find_tickets
 from lottery_nb.training import Recipe, lr_factor
@@ -512,3 +513,32 @@ def test_plans_with_everything_in_them_come_back_from_json():
     assert canonical(again) == canonical(whole) and again.hash == whole.hash and again.seeds == (5, 2) and again.recipe == whole.recipe
     hashes = {replace(whole, **c).hash for c in (dict(seeds=(2, 5)), dict(floor=0.4), dict(scope="layer"), dict(criterion="magnitude"), dict(recipe=Recipe(schedule="step")), dict(rewind="init"))}
     assert len(hashes) == 6 and whole.hash not in hashes
+
+
+# --- N of M ---
+
+def test_a_find_with_a_pattern_from_plan_to_ticket(tmp_path):
+    plan = FindPlan("digits[0-4]", schedule=listed([0.75, 0.5]), recipe=Recipe(epochs=1, batch_size=64), seeds=1, controls=("random mask",), scope="2:4")
+    assert from_plain(json.loads(canonical(plan))) == plan
+    found = runs.run(plan, tmp_path/"run", device="cpu", show=False)
+    first, last = found.tickets
+    for ticket, kept in ((first, 3), (last, 2)):
+        assert all(set(bits.view(len(bits), -1, 4).sum(2).flatten().tolist()) == {kept} for bits in ticket.mask.values())
+    assert last.mask <= first.mask and last.density == 0.5 and runs.read_plan(tmp_path/"run").hash == plan.hash
+    with torch.no_grad():
+        assert all(not p[~last.mask[n]].any() for n, p in last.model().named_parameters() if n in last.mask)
+
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(schedule=geometric(0.2, 3)), "cannot give 0.8"), (dict(scope="3:4"), "cannot give 0.5"), (dict(scope="1:7", schedule=one_shot(1/7)), "has 64 inputs, which are no multiple of 7"),
+    (dict(network="resnet-20"), "'conv.weight' has 1 inputs")])
+def test_what_a_pattern_cannot_give_is_refused_before_anything_is_trained(changes, says):
+    with pytest.raises(LotteryError) as e:
+        next(find_tickets(FindPlan(**{"source": "digits[0-4]", "scope": "2:4", "schedule": one_shot(0.5), **changes}), "cpu"))
+    assert says in str(e.value) and e.value.place == "FindPlan.scope"
+
+
+def test_a_pattern_that_no_list_has_goes_through_a_plan():
+    plan = FindPlan("digits", schedule=one_shot(0.125), scope="1:8")
+    assert from_plain(json.loads(canonical(plan))).scope == "1:8" and FindPlan("digits", schedule=one_shot(0.125), scope=n_of_m(1, 8)).hash != plan.hash
+    assert from_plain(json.loads(canonical(FindPlan("digits", schedule=one_shot(0.125), scope=n_of_m(1, 8))))).scope == n_of_m(1, 8)
