@@ -165,7 +165,7 @@ def test_row_2_a_ticket_from_a_file_trains_as_the_search_did(monkeypatch, tmp_pa
 
 # --- row 3: a weight more or less ---
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", [name for name in SCOPES if not hasattr(SCOPES[name], "check_density")])
 @pytest.mark.parametrize("density", [0.0049, 0.3, 1/3, 0.5, 0.99995])
 @pytest.mark.parametrize("ties", [1, 3, 10**6])
 def test_row_3_exactly_as_many_weights_stay_with_ties(scope, density, ties):

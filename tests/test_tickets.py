@@ -531,7 +531,7 @@ def test_a_find_with_a_pattern_from_plan_to_ticket(tmp_path):
 
 @pytest.mark.parametrize("changes, says", [
     (dict(schedule=geometric(0.2, 3)), "cannot give 0.8"), (dict(scope="3:4"), "cannot give 0.5"), (dict(scope="1:7", schedule=one_shot(1/7)), "has 64 inputs, which are no multiple of 7"),
-    (dict(network="resnet-20"), "'conv.weight' has 1 inputs")])
+    (dict(network="resnet-20"), "'stem.0.weight' has 1 inputs")])
 def test_what_a_pattern_cannot_give_is_refused_before_anything_is_trained(changes, says):
     with pytest.raises(LotteryError) as e:
         next(find_tickets(FindPlan(**{"source": "digits[0-4]", "scope": "2:4", "schedule": one_shot(0.5), **changes}), "cpu"))
