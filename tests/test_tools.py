@@ -268,7 +268,7 @@ def branch(tmp_path):
     for folder in (".ci", "nbs/wing", "tests", ".venv/bin"):
         (root / folder).mkdir(parents=True)
     shutil.copy(GATE, root / ".ci/run")
-    for name in ("golden", "masks", "plots", "stats", "moves"):
+    for name in ("golden", "masks", "notebooks", "plots", "stats"):
         (root / f"tests/test_{name}.py").write_text("")
     for name in ("03_masks", "04_gone", "05_stays"):
         (root / f"nbs/{name}.ipynb").write_text("{}")
@@ -283,7 +283,8 @@ def branch(tmp_path):
     git(root, "checkout", "-qb", "work")
     (root / "nbs/03_masks.ipynb").write_text("{ }")
     (root / "nbs/04_gone.ipynb").unlink()
-    (root / "tests/test_stats.py").write_text("# more")
+    for name in ("stats", "notebooks"):  # all notebooks would be no quick part
+        (root / f"tests/test_{name}.py").write_text("# more")
     git(root, "commit", "-qam", "second")
     (root / "nbs/wing/01_new.ipynb").write_text("{}")
     (root / "page.md").write_text("")
