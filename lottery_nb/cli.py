@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'PAPERS', 'COMMANDS', 'TRAINS', 'OUT', 'words', 'numbers', 'layout_from', 'add_recipe', 'recipe_from',
-           'schedule_from', 'controls_text', 'add_find', 'find_command', 'add_transfer', 'tickets_at',
+           'add_schedule', 'schedule_from', 'controls_text', 'add_find', 'find_command', 'add_transfer', 'tickets_at',
            'transfer_command', 'tell', 'show_command', 'export_command', 'write_csv', 'demo_plan', 'demo_command',
            'add_run', 'run_command', 'stands', 'resume_command', 'stop_command', 'pause_command', 'status_command',
            'runs_command', 'add_bench', 'bench_command', 'add_doctor', 'doctor_command', 'workbench_notebook',
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from . import __version__
 from .core import LotteryError, RunFailed, check_choice, safe_child, write_atomic
-from .pruning import CRITERIA, SCOPES, Schedule, cubic, geometric, linear, listed, one_shot
+from .pruning import CRITERIA, ROUNDS, SCHEDULES, SCOPES, Schedule, geometric, schedule_parameters
 from .models import NETWORKS
 from .rewinding import CONTROLS, RETRAIN, TRAINED
 from .papers import RESULTS, Paper, check_paper, keep, kept, run_paper
@@ -94,18 +94,27 @@ def recipe_from(
     return Recipe(**{**{f.name: getattr(base, f.name) for f in fields(Recipe)}, **given})
 
 # %% ../nbs/16_cli.ipynb #663b59e8
+def add_schedule(
+    parser: argparse.ArgumentParser,
+) -> None:
+    "Flags for a schedule, and for every number that a registered kind takes."
+    kinds = ", ".join(name for name in SCHEDULES.names if name != "listed")
+    parser.add_argument("--schedule", default="geometric", metavar="KIND", help=(
+        f"{kinds}, or package.module:name of your own; densities with commas; or a call with its numbers, such as 'cubic(density=0.05, rounds=8)' (default %(default)s)"))
+    for name, p in schedule_parameters().items():
+        if p.each:
+            continue
+        takers = [kind for kind, record in SCHEDULES.items() if name in record.asked]
+        words = f"{', '.join(takers)}: {p.help}" if p is not ROUNDS else p.help
+        default = "" if p.default is None else f" (default {p.default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=int if p.whole else float, default=None, metavar="N" if p.whole else "SHARE", help=f"{words}{default}".replace("%", "%%"))
+
 def schedule_from(
-    args: argparse.Namespace,  # schedule, fraction, rounds, density
+    args: argparse.Namespace,  # schedule, and the numbers that kinds of schedule take
 ) -> Schedule:
     "The sparsity schedule that the flags describe."
-    if args.schedule == "geometric": return geometric(args.fraction, args.rounds)
-    if args.schedule == "one-shot": return one_shot(args.density)
-    if args.schedule in ("linear", "cubic"): return {"linear": linear, "cubic": cubic}[args.schedule](args.density, args.rounds)
-    try: return listed([float(d) for d in args.schedule.split(",")])
-    except ValueError as e:
-        if isinstance(e, LotteryError): raise
-        check_choice(args.schedule, ("geometric", "one-shot", "linear", "cubic", "densities such as 0.5,0.2"), "--schedule")
-        raise
+    given = {name: getattr(args, name) for name in schedule_parameters() if getattr(args, name, None) is not None}
+    return Schedule.read(args.schedule, **given)
 
 # %% ../nbs/16_cli.ipynb #66087b45
 def controls_text(
@@ -123,10 +132,7 @@ def add_find(
     add("--source", default="digits", help="domain to search on: digits, digits[0-4], fashion_mnist, cifar10, digits+blur(1), amazon-books … (default %(default)s)")
     add("--network", default="lenet-300-100", help=f"{', '.join(NETWORKS)}, or module:function of your own (default %(default)s)")
     add("--width", type=float, default=1.0, help="multiplies the hidden channels (default %(default)s)")
-    add("--schedule", default="geometric", help="geometric, one-shot, linear, cubic, or densities with commas (default %(default)s)")
-    add("--fraction", type=float, default=0.2, help="geometric: share of the remaining weights pruned a round (default %(default)s)")
-    add("--rounds", type=int, default=10, help="pruning rounds (default %(default)s)")
-    add("--density", type=float, default=0.1, help="one-shot, linear, cubic: density at the end (default %(default)s)")
+    add_schedule(parser)
     add("--rewind", default="init", help="'init', 'step 500', 'epoch 2' or 'source-trained' (default %(default)s)")
     add("--retrain", default=RETRAIN[0], help=f"{', '.join(RETRAIN)} (default %(default)s)")
     add("--criterion", default="magnitude", help=f"{', '.join(CRITERIA)} (default %(default)s)")

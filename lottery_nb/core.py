@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['DAMAGE', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LATER', 'EVENTS', 'LotteryError', 'Busy', 'NotFound',
-           'Unreadable', 'expect_error', 'about', 'deprecated', 'Registry', 'entries_of', 'loaded', 'field_in',
-           'check_choice', 'check_number', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
-           'generator', 'global_seed', 'fingerprint', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain',
-           'from_plain', 'canonical', 'write_atomic', 'safe_child', 'density_text', 'time_text', 'fits', 'Event',
-           'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
-           'TicketFound', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped',
-           'Tick', 'StateKept', 'Unknown', 'event_from']
+           'Unreadable', 'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded',
+           'field_in', 'check_choice', 'check_number', 'pick_device', 'device_name', 'cores', 'processor_name',
+           'seed_for', 'generator', 'global_seed', 'fingerprint', 'data', 'name_of', 'named', 'source_of', 'Reference',
+           'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child', 'density_text', 'time_text', 'fits',
+           'Event', 'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken',
+           'ArmFailed', 'TicketFound', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed',
+           'RunStopped', 'Tick', 'StateKept', 'Unknown', 'event_from']
 
 # %% ../nbs/00_core.ipynb #cc1b4112
 import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, secrets, warnings
@@ -129,14 +129,22 @@ class Registry(dict):
 
     def __missing__(self, name):
         if isinstance(name, str) and self.imports and ":" in name:
-            return self.record(named(name))
+            return self.entry(named(name))
         if name in (entries := entries_of(self.kind)):
             thing = loaded(entries[name])
-            return self[name] if name in self else self.setdefault(name, self.record(thing))
+            return self[name] if name in self else self.setdefault(name, self.entry(thing))
         near = difflib.get_close_matches(str(name).lower(), [n.lower() for n in self.names], n=1, cutoff=0.5)
         hint = next((n for n in self.names if near and n.lower() == near[0]), None)
         advice = f"did you mean {hint!r}?" if hint else f"choose one of {', '.join(self.names)}"
         raise LotteryError(f"unknown {self.kind} {name!r}: {advice}")
+
+    def home(self,
+        name: str,
+    ) -> str:
+        "The module to import so that the name is known; '' for one of this package, of an entry point or of a notebook."
+        module = getattr(function_of(self[name]), "__module__", None) or ""
+        known = name in entries_of(self.kind) or module.partition(".")[0] in ("lottery_nb", "__main__")
+        return "" if known else module
 
     def find(self,
         value: Any,  # a name, a `Reference`, or a function of the user's
@@ -144,7 +152,14 @@ class Registry(dict):
         "The entry that the value stands for."
         if isinstance(value, str):
             return self[value]
-        return self.record(value.found() if isinstance(value, Reference) else value)
+        return self.entry(value.found() if isinstance(value, Reference) else value)
+
+    def entry(self,
+        thing: Any,  # found outside: a function, or an entry
+    ) -> Any:
+        "The entry that was made of a thing when it was registered, else the one made of it now."
+        made = (e for e in self.values() if e is thing or function_of(e) is thing)
+        return next(made, None) or self.record(thing)
 
     def keep(self,
         value: Any,  # a name, a `Reference`, or a function of the user's
@@ -156,6 +171,14 @@ class Registry(dict):
         return Reference.to(named(value)) if ":" in value and value not in self else value
 
 # %% ../nbs/00_core.ipynb #bca912d6
+def function_of(
+    entry: Any,  # of a registry: a function, a partial, or a record that holds one
+) -> Any:
+    "The function of an entry; itself where it holds none."
+    if dataclasses.is_dataclass(entry) and not isinstance(entry, type):
+        entry = next((v for f in dataclasses.fields(entry) if callable(v := getattr(entry, f.name))), entry)
+    return getattr(entry, "func", entry)
+
 def entries_of(
     kind: str,  # of a registry: 'criterion', 'kind of record'
 ) -> dict[str, metadata.EntryPoint]:

@@ -1,5 +1,7 @@
 """What a package of somebody else adds: found by entry point and by `package.module:name`, in plans, JSON, shell and another process."""
+import importlib
 import json
+import linecache
 import os
 import subprocess
 import sys
@@ -7,11 +9,12 @@ import sys
 import pytest
 import tiny
 
-from lottery_nb.cli import main
-from lottery_nb.core import LotteryError, Reference
+from lottery_nb.cli import main, make_parser, schedule_from
+from lottery_nb.core import LotteryError, Reference, from_plain, to_plain
 from lottery_nb.domains import DOMAINS, domain
+from lottery_nb.forms import FIND, cell_of, schedule_of
 from lottery_nb.models import NETWORKS, Network
-from lottery_nb.pruning import CRITERIA, SCOPES
+from lottery_nb.pruning import CRITERIA, SCHEDULES, SCOPES, Schedule, ScheduleKind
 from lottery_nb.runs import Run, read_plan, write_plan
 from lottery_nb.tickets import FindPlan
 
@@ -120,3 +123,94 @@ def test_a_name_that_cannot_be_imported_is_one_line(flag, capsys, tmp_path, monk
         assert main(["find", flag, name, *QUICK]) == 2
         assert (err := capsys.readouterr().err).count("\n") == 1 and (says in err or flag == "--source" and "domain" in err)
     assert not list(tmp_path.iterdir())
+
+
+# --- schedules ---
+
+HALVING = """
+from lottery_nb.pruning import Parameter, schedule_kind
+
+
+@schedule_kind("halving", Parameter("fraction", 0.5, 0.0, 1.0, help="share pruned at a time"), Parameter("every", 2, 1, 100, whole=True, help="rounds between"))
+def halving(round, rounds, fraction, every):
+    return (1 - fraction) ** (1 + (round - 1) // every)
+
+
+def plain(round, rounds, step=0.1): return 1 - step * round
+"""
+
+
+@pytest.fixture
+def halver(tmp_path, monkeypatch):
+    (tmp_path/"site").mkdir()
+    tiny.installed(tmp_path/"site", monkeypatch, "halver", HALVING, schedule="halving = halver:halving")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path/"site"), *sys.path]))
+    yield tmp_path/"site"
+    sys.modules.pop("halver", None)
+    SCHEDULES.pop("halving", None)
+
+
+@pytest.mark.parametrize("text", ["halving", "halver:halving"])
+def test_a_kind_of_schedule_works_in_plan_json_form_and_shell(text, halver):
+    assert "halving" in SCHEDULES.names and "halver" not in sys.modules
+    made = Schedule(text, 4, (0.5, 2.0))
+    assert made.densities == (1.0, 0.5, 0.5, 0.25, 0.25) and isinstance(made.kind, Reference if ":" in text else str)
+    assert Schedule.of(text, rounds=4) == made == from_plain(to_plain(made)) and from_plain(to_plain(made)).densities == made.densities
+    assert schedule_of(FIND | {"kind": text, "rounds": 4, "fraction": 0.5}) == made
+    assert schedule_of(FIND | {"written": f"{text}(fraction=0.5, every=2)", "rounds": 4}) == made
+
+    def read(*flags): return schedule_from(make_parser().parse_args(["find", *flags]))
+
+    assert read("--schedule", f"{text}(fraction=0.5, every=2)", "--rounds", "4") == read("--schedule", f"{text}(0.5, 2, 4)") == made
+    assert read("--schedule", text, "--fraction", "0.5", "--every", "2", "--rounds", "4") == made  # a flag for each number, once its kind is registered
+
+
+@pytest.mark.parametrize("text", ["halving", "halver:halving", "halver:plain"])
+def test_the_written_python_makes_the_same_plan_in_another_process(text, halver, tmp_path):
+    plan = FindPlan("digits[0-4]@200", schedule=Schedule.of(text, rounds=4), seeds=2)
+    write_plan(plan, tmp_path/"run")
+    cell = cell_of(tmp_path/"run")
+    lines = [line for line in cell.splitlines() if line.startswith(("import", "from", "plan ="))]
+    done = subprocess.run([sys.executable, "-c", "\n".join([*lines, "print(plan.hash)"])], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == plan.hash and "read_plan" not in cell
+
+
+def test_a_registered_schedule_is_written_with_the_import_that_registers_it(halver, tmp_path, monkeypatch):
+    monkeypatch.setattr("lottery_nb.core.entries_of", lambda kind: {})
+    importlib.import_module("halver")
+    write_plan(FindPlan("digits[0-4]@200", schedule=Schedule.of("halving", rounds=4)), tmp_path/"run")
+    assert "import halver" in cell_of(tmp_path/"run").splitlines() and "Schedule('halving', 4, (0.5, 2))" in cell_of(tmp_path/"run")
+
+
+def test_a_schedule_read_from_a_file_imports_nothing_until_it_is_used(halver):
+    kept = to_plain(Schedule("halver:halving", 4, (0.5, 2)))
+    sys.modules.pop("halver")
+    read = from_plain(kept)
+    assert "4 rounds" in str(read) and "halver:halving" in str(read) and "halver" not in sys.modules
+    (halver/"halver.py").write_text(HALVING + "\n\n# another\n")
+    linecache.clearcache()
+    with pytest.raises(LotteryError, match="its source has changed"):
+        read.density(1)
+    with pytest.raises(LotteryError, match="without the hash"):
+        from_plain(kept | {"kind": "halver:halving"})
+
+
+@pytest.mark.parametrize("text, says, place", [
+    ("halving(fraction=2)", "fraction=2.0: give a number of at least 0 and at most 1", "fraction"), ("halving(every=1.5)", "every=1.5", "every"), ("halving(evry=1)", "did you mean 'every'", "kind"),
+    ("halving(0.5, 2, 4, 9)", "choose one of", "kind"), ("halving(0.5", "cannot be read", "kind"), ("halvin", "did you mean 'halving'", "kind"), ("halving(half)", "no number", "densities"),
+    ("geometric(rounds=0)", "rounds=0", "rounds"), ("halver:none", "holds no 'none'", "kind"), ("0.5, x", "no number", "densities")])
+def test_a_schedule_that_is_written_wrongly_is_refused_at_its_place(text, says, place, halver):
+    with pytest.raises(LotteryError) as e:
+        Schedule.read(text)
+    assert says in str(e.value) and e.value.place == f"Schedule.{place}"
+
+
+def test_a_formula_that_fails_is_refused(halver):
+    for formula in (lambda r, n: 1 / 0, lambda r, n: None, lambda r, n: float("nan"), lambda r, n: [][r]):
+        SCHEDULES["bad"] = ScheduleKind(formula)
+        try:
+            with pytest.raises(LotteryError, match="bad schedule"):
+                Schedule("bad", 2)
+        finally:
+            del SCHEDULES["bad"]

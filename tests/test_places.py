@@ -71,8 +71,8 @@ def test_a_network_says_which_field_is_wrong(name):
 
 
 @pytest.mark.parametrize("make, field", [
-    (lambda: geometric(1.5, 3), "fraction"), (lambda: geometric(0.2, 0), "rounds"), (lambda: one_shot(0), "density"), (lambda: one_shot(-1), "density"), (lambda: linear(2, 3), "final_density"),
-    (lambda: cubic(0.0, 3), "final_density"), (lambda: listed([0.5, 0.6]), "densities"), (lambda: listed([-1]), "densities"), (lambda: Schedule("geometrical", 3, (0.2,)), "kind")])
+    (lambda: geometric(1.5, 3), "fraction"), (lambda: geometric(0.2, 0), "rounds"), (lambda: one_shot(0), "density"), (lambda: one_shot(-1), "density"), (lambda: linear(2, 3), "density"),
+    (lambda: cubic(0.0, 3), "density"), (lambda: listed([0.5, 0.6]), "densities"), (lambda: listed([-1]), "densities"), (lambda: Schedule("geometrical", 3, (0.2,)), "kind")])
 def test_a_schedule_says_which_number_is_wrong(make, field):
     assert place(make) == f"Schedule.{field}"
 
@@ -100,7 +100,7 @@ FIND_FORM = dict(
     source=dict(source="digitz"), part=dict(part="[0-99]"), network=dict(network="lenet-30"), width=dict(width=0.0), optimizer=dict(optimizer="sdg"), lr=dict(lr=0.0),
     lr_schedule=dict(lr_schedule="one"), epochs=dict(epochs=1.5), batch_size=dict(batch_size=0), weight_decay=dict(weight_decay=-1.0), warmup=dict(warmup=2.0), augment=dict(augment=("flop",)),
     precision=dict(precision="fp8"), keep=dict(keep="first"), patience=dict(patience=-1), criterion=dict(criterion="magnitud"), scope=dict(scope="globl"), score_at=dict(score_at="end"),
-    kind=dict(kind="square"), fraction=dict(fraction=1.2), rounds=dict(rounds=0), density=dict(kind="cubic", density=0.0), listed=dict(kind="listed", listed="0.2, 0.5"), head=dict(head=2.0),
+    kind=dict(kind="square"), fraction=dict(fraction=1.2), rounds=dict(rounds=0), density=dict(kind="cubic", density=0.0), densities=dict(kind="listed", densities="0.2, 0.5"), written=dict(written="cubic(0)"), head=dict(head=2.0),
     rewind=dict(rewind="late"), rewind_at=dict(rewind="epoch", rewind_at=1.5), retrain=dict(retrain="fine"), seeds=dict(seeds=0), controls=dict(controls=("re-init",)), floor=dict(floor=2.0))
 TRANSFER_FORM = dict(
     rounds=dict(rounds=()), targets=dict(targets=("digitz",)), others=dict(others="digitz"), start=dict(start=("late",)), body=dict(body="thaw"), norm=dict(norm="lost"), head=dict(head="old"),
