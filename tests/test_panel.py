@@ -179,7 +179,7 @@ def test_a_click_on_a_form_that_is_still_looked_at_counts(tmp_path):
     tab.form.fields["epochs"].control.value = -1
     tab.go.click()
     settle(bench)
-    assert list(tmp_path.iterdir()) == [] and not tab.wanted and "Recipe.epochs=-1" in tab.form.fields["epochs"].why
+    assert list(tmp_path.iterdir()) == [] and not tab.wanted and "epochs=-1" in tab.form.fields["epochs"].why
     tab.form.fields["epochs"].control.value = 1
     tab.go.click()
     assert list(tmp_path.iterdir()) == []
