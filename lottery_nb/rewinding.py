@@ -224,8 +224,10 @@ class Controls(Registry):
     ) -> Control:
         "The record of a function, with the next place, colour and marker where none is said."
         others = [r for n, r in roles().items() if n not in (name, f"tuned {name}")]
-        looks = {"help": (make.__doc__ or "").strip().partition("\n")[0], "order": 1 + max(r.order for r in others) // 1,
-                 "colour": _unused(PALETTE, [r.colour for r in others]), "marker": _unused(MARKERS, [r.marker for r in others])}
+        looks = {"help": (make.__doc__ or "").strip().partition("\n")[0],
+                 "order": 1 + max(r.order for r in others) // 1,
+                 "colour": _unused(PALETTE, [r.colour for r in others]),
+                 "marker": _unused(MARKERS, [r.marker for r in others])}
         return Control(name, make=make, **{**looks, **said})
 
     def of(self,
@@ -289,7 +291,8 @@ def _tuned(c: Control) -> Role:
     "A rated control at its best learning rate: darker and with an open marker, where it does not say."
     dark = "#" + "".join(f"{int(c.colour[k:k + 2], 16) // 2:02X}" for k in (1, 3, 5))
     colour, marker = c.tuned
-    return Role(f"tuned {c.name}", f"{c.name} at its best learning rate", colour or dark, marker or c.marker.removesuffix("-open") + "-open", c.order + 0.5, c.whole)
+    marker = marker or c.marker.removesuffix("-open") + "-open"
+    return Role(f"tuned {c.name}", f"{c.name} at its best learning rate", colour or dark, marker, c.order + 0.5, c.whole)
 
 def roles() -> dict[str, Role]:
     "Every role by name, in the order of tables and figures."
@@ -303,7 +306,8 @@ def role_of(
     bare, _, rate = str(name).partition(" at rate ")
     name = f"tuned {bare}" if rate else bare
     number = crc32(name.encode())
-    return roles().get(name) or Role(name, "", PALETTE[number % len(PALETTE)], MARKERS[number // len(PALETTE) % len(MARKERS)])
+    colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number // len(PALETTE) % len(MARKERS)]
+    return roles().get(name) or Role(name, "", colour, marker)
 
 # %% ../nbs/05_rewinding.ipynb #29f9b346
 def control(
@@ -321,12 +325,14 @@ def control(
     "Decorator: register a function `Beginning -> Beginning` as a control, and return it."
     check_choice(weights, KEEPS[:2], f"control {name!r}: weights")
     check_choice(mask, KEEPS, f"control {name!r}: mask")
-    if not re.fullmatch(r"[\w.()+-]+( [\w.()+-]+)*", name) or name in ("ticket", "none") or re.match(r"tuned |.* at rate ", name):
+    taken = name in ("ticket", "none") or re.match(r"tuned |.* at rate ", name)
+    if taken or not re.fullmatch(r"[\w.()+-]+( [\w.()+-]+)*", name):
         raise LotteryError(f"control {name!r}: give it words of letters and digits that no other role has, not 'ticket', 'none', 'tuned …' or '… at rate …'")
     if not re.fullmatch("(#[0-9A-Fa-f]{6})?", colour):
         raise LotteryError(f"control {name!r}: colour={colour!r}: give it as '#RRGGBB'")
     said: dict[str, Any] = {"colour": colour, "marker": marker} | ({} if order is None else {"order": order})
-    said |= {"weights": weights, "mask": mask, "rated": rated, "tuned": tuned, "fresh_is": fresh_is, "whole": (weights, mask) == ("kept", "none") if whole is None else whole}
+    said |= {"weights": weights, "mask": mask, "rated": rated, "tuned": tuned, "fresh_is": fresh_is}
+    said["whole"] = (weights, mask) == ("kept", "none") if whole is None else whole
     def add(make: Callable[[Beginning], Beginning]) -> Callable[[Beginning], Beginning]:
         if name in CONTROLS and CONTROLS[name].make.__module__ != make.__module__:
             raise LotteryError(f"control {name!r} is registered by {CONTROLS[name].make.__module__}: choose another name")
@@ -335,12 +341,14 @@ def control(
     return add
 
 # %% ../nbs/05_rewinding.ipynb #c68ff060
-@control("dense", weights="kept", mask="none", colour="#6E7781", marker="line-ew", order=0, rated=True, tuned=("#24292F", "line-ew-open"))
+@control("dense", weights="kept", mask="none", colour="#6E7781", marker="line-ew", order=0,
+         rated=True, tuned=("#24292F", "line-ew-open"))
 def _dense(b: Beginning) -> Beginning:
     "no weight is pruned"
     return replace(b, mask=None)
 
-@control("reinit", weights="drawn", mask="kept", colour="#D55E00", marker="square", rated=True, tuned=("#7F2704", "square-cross"), fresh_is="reinit")
+@control("reinit", weights="drawn", mask="kept", colour="#D55E00", marker="square",
+         rated=True, tuned=("#7F2704", "square-cross"), fresh_is="reinit")
 def _reinit(b: Beginning) -> Beginning:
     "the ticket's mask on fresh weights"
     return replace(b, start=fresh(b.network, b.seed, "reinit"))

@@ -374,12 +374,15 @@ def _round_arms(search: Search, s: _Seed, r: int) -> list[Arm]:
     plan, recipe = search.plan, search.plan.recipe
     begin = Beginning(search.network, s.mask, round_start(plan.retrain, s.rewound, s.trained), s.seed, r)
     def arm(role: Role, b: Beginning, keeps: bool, rate: float | None = None) -> Arm:
-        at, called = (0, 1.0) if role.whole else (r, s.mask.density), at_rate(role.name, rate) if rate else role.name
-        tags = dict(source=search.domain.name, domain=search.domain.name, role=called, start="rewind" if keeps else "fresh", round=at[0], density=at[1], seed=s.seed)
+        at, density = (0, 1.0) if role.whole else (r, s.mask.density)
+        called, there = at_rate(role.name, rate) if rate else role.name, search.domain
+        tags = dict(source=there.name, domain=there.name, role=called, start="rewind" if keeps else "fresh",
+                    round=at, density=density, seed=s.seed)
         how = replace(recipe, lr=rate) if rate else recipe
         if plan.retrain == "fine-tuning" and keeps:
             how = replace(how, schedule="constant", warmup=0.0, lr=how.lr * lr_factor(recipe, search.total - 1, search.total))
-        return Arm(f"r{at[0]:02d}/{called}/s{s.seed}", b.network, search.domain, how, s.seed, b.start, b.mask, tags=tags, returns_weights=role is TICKET)
+        return Arm(f"r{at:02d}/{called}/s{s.seed}", b.network, there, how, s.seed, b.start, b.mask, tags=tags,
+                   returns_weights=role is TICKET)
     made = [(c, b, c.keeps(begin, b)) for c in search.controls if r == 1 or not c.whole for b in [c(begin)]]
     again = [arm(c, b, keeps, rate) for c, b, keeps in made if c.rated for rate in plan.rates]
     return [arm(TICKET, begin, True)] + [arm(c, b, keeps) for c, b, keeps in made] + again

@@ -178,7 +178,8 @@ def _roles(controls: tuple[Control, ...], b: Beginning, start: str, head: frozen
         c = control(b)
         yield control, start if control.keeps(b, c) else "fresh", _same_head(b, c, head)
 
-def _arm(p: TransferPlan, there: Domain, b: Beginning, tags: dict[str, Any], whole: bool, head: frozenset[str], recipe: Recipe) -> Arm:
+def _arm(p: TransferPlan, there: Domain, b: Beginning, tags: dict[str, Any], whole: bool,
+         head: frozenset[str], recipe: Recipe) -> Arm:
     "The arm that trains a beginning, under a name that its tags give."
     tags |= dict(round=0, density=1.0) if whole else {}
     name = "/".join([tags["source"], tags["domain"], tags["role"], tags["start"], *([] if whole else [f"r{tags['round']:02d}"]), f"s{tags['seed']}"])
