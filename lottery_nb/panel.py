@@ -762,7 +762,7 @@ def side_by_side(
     return figs, "".join(f"<h4>{escape(name)}: verdict</h4>{_verdict(by_name[name])}<h4>{escape(name)}: test {metric}</h4>{_scroll(results_table(by_name[name].path, metric))}" for name in done)
 
 def _verdict(run: Run) -> str:
-    try: return f'{_scroll(verdict_table(run))}<p class="lottery-help">{OPEN_TEXT}</p><details><summary>The evidence</summary>{_scroll(evidence_table(run))}</details>'
+    try: return f'{_scroll(verdict_table(run))}<p class="lottery-help">{OPEN_TEXT}</p><details><summary>The evidence</summary>{_scroll(evidence_table(run).drop(columns="lacks"))}</details>'
     except LotteryError as e: return f"<p>{escape(str(e))}</p>"
 
 def _scroll(table: pd.DataFrame) -> str: return f'<div class="lottery-scroll" tabindex="0">{html_table(table)}</div>'

@@ -179,7 +179,7 @@ def verdict_section(
     there = set(frame.loc[frame["split"] == "test", "role"])
     if not {"ticket", "dense"} <= there or all(undertrained(frame, floor, d) for _, d in targets_of(frame)): return ""
     table = conditions(frame, floor)
-    evidence = table.drop(columns=[c for c in ("source", "start") if table[c].nunique() == 1]).assign(density=table["density"].map(density_text))
+    evidence = table.drop(columns=["lacks", *(c for c in ("source", "start") if table[c].nunique() == 1)]).assign(density=table["density"].map(density_text))
     return (f'<h3>Is it a winning ticket?</h3>{html_table(verdict_lines(table))}<p class="note">{escape(OPEN_TEXT)}</p>'
             f"<details><summary>The evidence for each word</summary>{html_table(evidence)}</details>")
 

@@ -97,3 +97,12 @@ def test_a_control_that_still_trains_is_no_evidence():
     half = frame(ticket=0.9, dense=0.9, reinit=0.88)
     table = conditions(half[(half["role"] != "reinit") | (half["split"] != "test")], 0.8).set_index("condition")
     assert table.loc["beats reinit", "verdict"] == OPEN
+
+
+@pytest.mark.parametrize("roles, floor, condition, lacks", [
+    (dict(ticket=0.9, dense=0.9), 0.0, "sparse and trained", "a floor"), (dict(ticket=0.9, reinit=0.8), 0.9, "sparse and trained", "dense"), (dict(ticket=0.9, dense=0.9), 0.9, "beats small dense", "small dense"),
+    (dict(ticket=0.9, dense=0.9), 0.9, "beats reinit", "reinit"), (dict(ticket=0.9, dense=0.9, reinit=0.8), 0.9, "beats reinit", "rates"), (dict(ticket=0.9, dense=0.9, small_dense=0.9), 0.9, "beats small dense", "seeds"),
+    (dict(ticket=0.9, dense=0.9, reinit=0.8), 0.95, "sparse and trained", ""), (dict(ticket=0.9, dense=0.9, reinit=0.95), 0.9, "beats reinit", ""), (dict(ticket=0.9, dense=0.9), 0.9, "matches dense", "")])
+def test_what_an_open_condition_lacks_is_said_as_a_word(roles, floor, condition, lacks):
+    table = conditions(frame(**roles), floor).set_index("condition")
+    assert table.loc[condition, "lacks"] == lacks and set(table["lacks"][table["verdict"] != OPEN]) <= {""} and "" not in set(table["lacks"][table["verdict"] == OPEN])
