@@ -25,6 +25,8 @@ from .rewinding import CONTROLS, RETRAIN, TRAINED
 from .papers import RESULTS, Paper, check_paper, keep, kept, run_paper
 from .sparse_transfer import SWITCHES, sparse_transfer, switch_study
 from .distribution_shift import distribution_shift
+from .executors import EXECUTORS
+from .listeners import LISTENERS
 from .runs import Run, read_plan, run, runs_home
 from .workers import pause, resume, runs, start, stop
 from .bench import WORKS, bench, setup, table
@@ -148,7 +150,7 @@ def find_command(args: argparse.Namespace) -> int:
     plan = FindPlan(args.source, args.network, args.width, schedule_from(args), args.rewind, args.retrain, recipe_from(args, Recipe()), numbers(args.seeds),
                     (words(args.criterion, tuple(CRITERIA)) or ("none",))[0], args.scope, layer_fractions={} if args.prune_head is None else {"head": args.prune_head},
                     controls=words(args.controls, CONTROLS.names), floor=args.floor)
-    return tell(run(plan, args.out, args.device, not args.quiet, args.layout))
+    return tell(run(plan, args.out, args.device, not args.quiet, args.layout, args.listen, args.executor))
 
 # %% ../nbs/16_cli.ipynb #3e5c5c6e
 def add_transfer(
@@ -184,7 +186,7 @@ def transfer_command(args: argparse.Namespace) -> int:
     tickets = tickets_at(args.run, None if args.rounds is None else numbers(args.rounds))
     plan = TransferPlan(tickets, words(args.targets), words(args.start, START_POINTS), args.body, args.norm, args.head, words(args.controls, CONTROLS.names),
                         recipe_from(args, tickets[0].recipe), args.normalise, args.floor)
-    return tell(run(plan, args.out, args.device, not args.quiet, args.layout))
+    return tell(run(plan, args.out, args.device, not args.quiet, args.layout, args.listen, args.executor))
 
 # %% ../nbs/16_cli.ipynb #886f9dae
 def tell(found: Run) -> int:
@@ -257,8 +259,9 @@ def add_run(
 def run_command(args: argparse.Namespace) -> int:
     "Run the plan in a folder, or take it up again."
     plan, folder = read_plan(args.plan), args.out or args.plan
-    if not args.background: return tell(run(plan, folder, args.device, not args.quiet, args.layout))
-    return stands(start(plan, folder, args.device, args.layout))
+    if args.background:
+        return stands(start(plan, folder, args.device, args.layout, args.listen, args.executor))
+    return tell(run(plan, folder, args.device, not args.quiet, args.layout, args.listen, args.executor))
 
 def stands(found: Run) -> int:
     "Print how a run stands; a failed one with its reason, and exit status 1."
@@ -269,7 +272,7 @@ def stands(found: Run) -> int:
     return 1
 
 # %% ../nbs/16_cli.ipynb #85a5e268
-def resume_command(args: argparse.Namespace) -> int: "Take up a run in the background."; return stands(resume(args.run, args.device))
+def resume_command(args: argparse.Namespace) -> int: "Take up a run in the background."; return stands(resume(args.run, args.device, listeners=args.listen, executor=args.executor))
 
 def stop_command(args: argparse.Namespace) -> int: "Stop a run."; print(stop(args.run)); return 0
 
@@ -406,8 +409,16 @@ def paper_command(args: argparse.Namespace) -> int:
 # %% ../nbs/16_cli.ipynb #383ea9ff
 def _add_folder(parser: argparse.ArgumentParser) -> None: parser.add_argument("run", help="a run's folder")
 
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    "Flags for what listens to a run and what runs its networks."
+    names = f"{', '.join(LISTENERS.names)} or package.module:name"
+    parser.add_argument("--listen", action="append", metavar="NAME", help=f"call this with each event that is logged, may be given again: {names} (default: what the run's folder names)")
+    names = f"{', '.join(EXECUTORS.names)} or package.module:name"
+    parser.add_argument("--executor", default="auto", metavar="NAME", help=f"what runs groups of networks: {names} (default: what the run's folder names, else threads)")
+
 def _add_resume(parser: argparse.ArgumentParser) -> None:
     _add_folder(parser)
+    _add_how(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps …; auto is the one that the run was worked on, where this machine has it (default %(default)s)")
 
 COMMANDS: dict[str, tuple[Callable, Callable, str, str]] = {
@@ -449,7 +460,9 @@ def make_parser() -> argparse.ArgumentParser:
         if name in TRAINS:
             p.add_argument("--out", default=None, metavar="DIR", help=f"folder to write to (default {OUT.get(name, 'a folder in lottery-runs, named after the plan')})")
             p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default %(default)s)")
-            if name not in ("demo", "paper", "bench"): p.add_argument("--layout", default="auto", type=layout_from, help="networks that share their steps: auto, alone, stacked, or how many at most (default %(default)s)")
+            if name not in ("demo", "paper", "bench"):
+                p.add_argument("--layout", default="auto", type=layout_from, help="networks that share their steps: auto, alone, stacked, or how many at most (default %(default)s)")
+                _add_how(p)
             p.add_argument("--quiet", action="store_true", help="no progress bar")
         p.set_defaults(call=call)
     return parser

@@ -7,10 +7,10 @@ __all__ = ['DAMAGE', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LATER', 'EV
            'Unreadable', 'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded',
            'field_in', 'check_choice', 'check_number', 'pick_device', 'device_name', 'cores', 'processor_name',
            'seed_for', 'generator', 'global_seed', 'fingerprint', 'data', 'name_of', 'named', 'source_of', 'Reference',
-           'to_plain', 'from_plain', 'canonical', 'write_atomic', 'safe_child', 'density_text', 'time_text', 'fits',
-           'Event', 'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken',
-           'ArmFailed', 'TicketFound', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed',
-           'RunStopped', 'Tick', 'StateKept', 'Unknown', 'event_from']
+           'to_plain', 'from_plain', 'canonical', 'one_text', 'write_atomic', 'safe_child', 'density_text', 'time_text',
+           'fits', 'Event', 'event', 'RunStarted', 'Planned', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone',
+           'ArmTaken', 'ArmFailed', 'TicketFound', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed', 'RunPaused',
+           'RunResumed', 'RunStopped', 'Tick', 'StateKept', 'Unknown', 'event_from']
 
 # %% ../nbs/00_core.ipynb #cc1b4112
 import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, secrets, warnings
@@ -427,7 +427,13 @@ DATA.register("Reference")(Reference)
 
 def canonical(value: Any) -> str:
     "The one JSON text of a value: sorted keys, no spaces, so that equal values have equal texts."
-    return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return one_text(to_plain(value))
+
+def one_text(
+    plain: Any,  # from `to_plain`, or read from JSON
+) -> str:
+    "The one JSON text of plain data."
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 # %% ../nbs/00_core.ipynb #560cd735
 def write_atomic(

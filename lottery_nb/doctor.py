@@ -17,6 +17,7 @@ from . import __version__
 from .core import cores, processor_name
 from .data_files import LAYOUTS, cache_folder, data_folders, find_files
 from .domains import DOMAINS
+from .files import folders_in
 from .runs import runs_home
 
 # %% ../nbs/10_doctor.ipynb #d0c70005
@@ -130,7 +131,7 @@ def data_found() -> dict[str, str]:
 def folders() -> dict[str, str]:
     "The folders of runs, of the cache and of data, and the variables that change something."
     runs = runs_home().absolute()
-    plans = len(list(runs.glob("*/plan.json")))
+    plans = len(folders_in(runs))
     found = {"runs": f"{state_of(runs)}, {plans} run{'s'[:plans != 1]}", "cache": state_of(cache_folder()),
              "data": "; ".join(map(state_of, data_folders()))}
     return found | {name: setting(name) for name in sorted(os.environ) if name.startswith("LOTTERY_")}

@@ -19,10 +19,10 @@ import numpy as np, pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .core import (ArmDone, ArmFailed, ArmStarted, EpochDone, Event, Planned, RunResumed, RunStarted, TicketFound,
-                             density_text, safe_child)
+                             density_text)
 from .masks import Mask
 from .plots import AWAY, DASHES, accuracy_plot, broken, density_axis, faint, layer_density_plot, level_axis, styled, text_of, transfer_curves, transfer_plot
-from .files import read_tensors
+from .files import RunFolder, read_tensors
 from .rewinding import CONTROLS, TICKET, role_of
 from .runs import RESULTS, TAGS, Tail, layers_frame, read_plan, status_of
 from .transfer import trained_from
@@ -61,7 +61,7 @@ class Follower:
         path: str | Path,  # a run's folder
     ):
         self.path, self.plan = Path(path), read_plan(path)
-        self.tail = Tail(self.path/"events.jsonl")
+        self.tail = Tail(RunFolder(path).log)
         self.events, self.arms, self.images = 0, 0, 0.0      # heard of; planned
         self.curves: dict[str, Curve] = {}                   # of arms that train, and of those beside them
         self.rows: list[tuple] = []                          # results of arms that are done
@@ -268,7 +268,7 @@ def mask_of(
     ticket: str,    # its name in the run
 ) -> Mask:
     "The mask of a ticket, without its weights; refuses a file that is damaged."
-    tensors, record = read_tensors(safe_child(folder/"tickets", f"{ticket}.safetensors"))
+    tensors, record = read_tensors(RunFolder(folder).ticket(ticket))
     shapes = dict(record["mask"])
     return Mask.unpack({n: tensors[f"mask/{n}"] for n in shapes}, shapes)
 

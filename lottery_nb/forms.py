@@ -12,16 +12,18 @@ __all__ = ['FIND', 'REWINDS', 'CALLED', 'LARGEST', 'LONGEST', 'LONG', 'TRANSFER'
 # %% ../nbs/12_forms.ipynb #5c02ca5d
 import dataclasses, json, math, re, resource, subprocess, sys, tempfile, time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 import torch
 from .core import ArmStarted, EpochDone, LotteryError, NotFound, Reference, Registry, Tick, about, pick_device, device_name
 from .domains import domain
+from .files import folders_in
 from .models import NETWORKS, Network, summary
 from .pruning import CRITERIA, SCHEDULES, SCOPES, Schedule, schedule_parameters
 from .rewinding import CONTROLS, RETRAIN
-from .runs import PLANS, read_plan, write_plan
+from .runs import PLANS, holds, read_plan, write_plan
 from .tickets import FindPlan, Search, Ticket
 from .training import Recipe
 from .transfer import TransferPlan, transfer_arms
@@ -317,10 +319,11 @@ def origin_of(
     plan: TransferPlan,
 ) -> Path | None:
     "The run beside a transfer that found its tickets, or None."
-    for beside in sorted(folder.resolve().parent.glob("find-*/plan.json")):
-        try:
-            if {t.plan for t in plan.tickets} == {read_plan(beside.parent).hash}: return beside.parent
-        except LotteryError: continue
+    found_by = {t.plan for t in plan.tickets}
+    for beside in folders_in(folder.resolve().parent, "find-*") if len(found_by) == 1 else ():
+        with suppress(LotteryError):
+            if holds(beside.path, *found_by):
+                return beside.path
     return None
 
 def cell_of(

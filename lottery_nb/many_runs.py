@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 from .core import LotteryError, TicketFound
+from .files import RunFolder
 from .follow import awaited, mask_of
 from .masks import Mask, overlap
 from .plots import SERIES, density_axis, faint, level_axis, styled, text_of, view_of
@@ -91,7 +92,7 @@ def as_it_is(
     folder: str | Path,   # a run's
 ) -> tuple[str, int, int]:
     "What tells a run's log from an older one: its folder, size (bytes) and time of the last change (ns)."
-    log = (Path(folder)/"events.jsonl").stat()
+    log = RunFolder(folder).log.stat()
     return str(folder), log.st_size, log.st_mtime_ns
 
 @lru_cache(maxsize=KEPT)

@@ -24,6 +24,7 @@ import psutil, traitlets
 from PIL import Image
 from .core import LotteryError, RunFailed, about, safe_child, write_atomic
 from .domains import AUGMENTATIONS, DOMAINS, SHIFTS, Domain, domain
+from .files import RunFolder
 from .follow import (Follower, awaited, ended_without, live_accuracy, live_layers, live_matrix, live_targets, live_training, mask_figure, mask_of, matrix_height, progress_of, targets_height)
 from .forms import (FIND, LONG, REWINDS, TRANSFER, Cost, Looked, beside, cell_of, cost_key, devices, find_field, find_plan, gpus, looked_at, measure, refusals, schedule_of, schedule_values,
                               targets_of_form, transfer_plan, transfer_refusals)
@@ -275,7 +276,7 @@ def worker_use(
     if device.startswith("cuda"):
         said = [f"{g.name}: {g.used:.1f} of {g.total:.0f} GiB" + (f", {g.busy:.0%} busy" if g.busy is not None else "") for g in gpus() if g.index == int(device.partition(":")[2] or 0) and g.used is not None and g.total]
         if said: return said[0]
-    try: process = psutil.Process(int((folder/"heartbeat").read_text()))
+    try: process = psutil.Process(int(RunFolder(folder).heartbeat.read_text()))
     except (OSError, ValueError, psutil.Error): return ""
     try: return f"worker: {process.memory_info().rss/2**30:.1f} GiB, {process.cpu_percent(0.2):.0f} % of a core"
     except psutil.Error: return ""
@@ -933,7 +934,7 @@ def _offer_runs(b: Workbench, table: pd.DataFrame) -> None:
 def _tell_trouble(b: Workbench) -> None:
     "Show why a run failed, or that its process is gone; what was said of an earlier state goes."
     f = b.follower
-    printed = f.path/"worker.log" if f else Path()
+    printed = RunFolder(f.path).worker_log if f else Path()
     if f and isinstance(f.word, RunFailed): b.say(f.word)
     elif f and f.status == "planned" and printed.is_file() and (text := printed.read_text(errors="replace")): b.say(RunFailed("the worker ended before its run began", text[-4000:]))
     elif f and f.status == "interrupted": b.say(LotteryError("the process that worked on this run is gone: Resume takes it up where it was"))

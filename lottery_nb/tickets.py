@@ -21,7 +21,7 @@ from .core import (LATER, Reference, Event, LotteryError, Planned, RoundDone, Ti
 from .data_texts import Vocabulary
 from .domains import Domain, domain, for_plan
 from .executors import Executor
-from .files import read_tensors, reading, write_tensors
+from .files import RunFolder, read_tensors, reading, write_tensors
 from .masks import Mask
 from .models import NETWORKS, Network, head_parameters, prunable
 from .pruning import CRITERIA, SCOPES, Schedule, Scoring, geometric, make_mask, quotas, refuse_tokens
@@ -155,7 +155,7 @@ def is_whole(
     except Unreadable:
         return False
 
-def _place(path: str | Path, point: Mapping[str, Any]) -> Path: "Where a ticket's snapshot lies."; return safe_child(Path(path).parent.parent/"snapshots", f"{point['stored']}.safetensors")
+def _place(path: str | Path, point: Mapping[str, Any]) -> Path: "Where a ticket's snapshot lies."; return safe_child(RunFolder.of_ticket(path).snapshots, f"{point['stored']}.safetensors")
 
 def _check_origin(record: dict) -> None:
     "Refuse an origin that is not of the types that it should be, a network that is looked up by importing a module, and snapshots that are not those of a ticket."

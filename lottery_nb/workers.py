@@ -7,14 +7,17 @@ __all__ = ['STARTING', 'ENDS', 'work', 'start', 'resume', 'pause', 'stop', 'glan
 
 # %% ../nbs/09_workers.ipynb #629e8b60
 import json, os, subprocess, sys, time
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 from .core import Busy, Event, LotteryError, Planned, RunFailed, RunStarted, Unreadable
-from .files import reading
-from .runs import Log, Run, Tail, beating, check_begun, check_folder, failure, neighbours, plan_text, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
+from .executors import Executor
+from .files import RunFolder, folders_in, reading
+from .listeners import Listener, how_of
+from .runs import Log, Run, Tail, beating, check_begun, check_folder, failure, neighbours, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
 from .training import check_layout
 
 # %% ../nbs/09_workers.ipynb #7b51d154
@@ -22,11 +25,14 @@ def work(
     folder: str | Path,     # a run's folder, with its plan.json
     device: str = "auto",
     layout: str = "auto",   # as `train` takes it, a number as digits
+    executor: str = "auto",                   # as `run` takes it
+    listeners: Sequence[str] | None = None,   # as `run` takes them
 ) -> None:
     "Work on a run in this process until it is done or told to stop; an error is logged and raised."
     folder = Path(folder)
     try:
-        with closing(record(read_plan(folder), folder, device, neighbours(folder), int(layout) if layout.isdigit() else layout)) as events:
+        together = int(layout) if layout.isdigit() else layout
+        with closing(record(read_plan(folder), folder, device, neighbours(folder), together, listeners, executor)) as events:
             for _ in events: pass
     except Busy:
         raise
@@ -38,7 +44,7 @@ def _note(folder: Path, failed: RunFailed) -> None:
     "Log an error that came before the run's own log was open, unless the log says it already."
     last = Run(folder).events[-1:]
     if last and isinstance(last[0], RunFailed) and last[0].reason == failed.reason: return
-    log = Log(folder/"events.jsonl")
+    log = Log(RunFolder(folder).log)
     log.write(failed)
     log.close()
 
@@ -50,12 +56,18 @@ def start(
     out: str | Path | None = None,   # the run's folder; None: `run_folder(plan)`
     device: str = "auto",
     layout: str | int = "auto",      # which arms share their steps, as `train` takes it
+    listeners: Iterable[str | Listener] | None = None,  # as `run` takes them, by names that another process finds
+    executor: str | Executor = "auto",                  # as `run` takes it, likewise
 ) -> Run:
     "Start a plan in a process of its own, or take it up again; refuses a folder of another plan and a run that a process works on. A finished run is only read."
     folder = run_folder(plan) if out is None else Path(out)
-    check_layout(layout); check_folder(plan, folder); check_begun(plan, folder)
-    if not (folder/"plan.json").exists(): write_plan(plan, folder)
-    found = resume(folder, device, layout)
+    check_layout(layout)
+    check_folder(plan, folder)
+    check_begun(plan, folder)
+    how_of(RunFolder(folder), executor, listeners).elsewhere()  # refused before anything is written
+    if not RunFolder(folder).plan.exists():
+        write_plan(plan, folder)
+    found = resume(folder, device, layout, listeners, executor)
     check_folder(plan, folder)  # another process may have been faster
     return found
 
@@ -64,28 +76,32 @@ def resume(
     folder: str | Path,      # a run's folder
     device: str = "auto",        # 'auto': the one that the run was worked on, where this machine has it
     layout: str | int = "auto",  # of a run that has not begun; another keeps its own
+    listeners: Iterable[str | Listener] | None = None,  # as `start` takes them; None: those that the folder names
+    executor: str | Executor = "auto",                  # likewise
 ) -> Run:
     "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
     found = Run(folder)
     if found.whole: return found
-    lock, paused = FileLock(found.path/"lock"), found.status == "paused"
+    lock, paused = FileLock(found.folder.lock), found.status == "paused"
     try: lock.acquire(timeout=0 if found.status in ("running", "paused") else 5); lock.release()  # the lock of a process that just ended is free in a moment
     except Timeout:
         if paused: steer(folder); return found
         raise Busy(_silent(found.path) if found.status == "interrupted" else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
-    check_begun(read_plan(found.path), found.path)
+    check_begun(None, found.path)
+    how = how_of(found.folder, executor, listeners).elsewhere()
     before, told = _starts(found), len(found.events)
-    with open(found.path/"worker.log", "ab") as output:
-        worker = subprocess.Popen([sys.executable, "-c", "import sys; from lottery_nb.workers import work; work(*sys.argv[1:])", str(found.path.resolve()), device, str(layout)],
+    with open(found.folder.worker_log, "ab") as output:
+        code = "import sys; from lottery_nb.workers import work; work(*sys.argv[1:5], sys.argv[5:])"
+        worker = subprocess.Popen([sys.executable, "-c", code, str(found.path.resolve()), device, str(layout), str(how.executor), *map(str, how.listeners)],
                                   stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
     deadline = time.monotonic() + STARTING
     while _starts(found) == before and worker.poll() is None and time.monotonic() < deadline: time.sleep(0.05)
-    if worker.poll() and len(found.events) == told: _note(found.path, RunFailed("the worker process ended before its run began", (found.path/"worker.log").read_text(errors="replace")[-64_000:]))
+    if worker.poll() and len(found.events) == told: _note(found.path, RunFailed("the worker process ended before its run began", found.folder.worker_log.read_text(errors="replace")[-64_000:]))
     return found
 
 def _silent(folder: Path) -> str:
     "What to do about a process that holds a run's lock and gives no sign of life."
-    try: pid = (folder/"heartbeat").read_text()[:20]
+    try: pid = RunFolder(folder).heartbeat.read_text()[:20]
     except OSError: pid = "PID"
     return f"process {pid} holds {folder} and gives no sign of life: it is suspended or hangs; wake it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and take the run up again"
 
@@ -114,7 +130,7 @@ def stop(
 def _need_worker(folder: str | Path, what: str) -> None:
     found = Run(folder)
     if (status := found.status) in ("running", "paused"): return
-    try: FileLock(found.path/"lock").acquire(timeout=2).lock.release()  # that of a process that just died is free in a moment
+    try: FileLock(found.folder.lock).acquire(timeout=2).lock.release()  # that of a process that just died is free in a moment
     except Timeout: raise Busy(_silent(found.path)) from None
     raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
 
@@ -125,13 +141,13 @@ def glance(
     folder: str | Path,  # a run's folder
 ) -> dict[str, Any]:
     "One row about a run from the ends of its log: name, kind, source, status, arms done and planned, time of its last event."
-    folder = Path(folder)
-    log, head, tail = folder/"events.jsonl", [], []
+    folder, place = Path(folder), RunFolder(folder)
+    log, head, tail = place.log, [], []
     if log.exists():
         head, size = _lines(log, 0), log.stat().st_size
         tail = _lines(log, max(0, size - ENDS)) if size > ENDS else head
     planned = next((e.arms for _, e in head if isinstance(e, Planned)), None)
-    done = sum(1 for e in os.scandir(folder/"arms") if e.name.endswith(".safetensors") and not e.name.startswith("state-")) if (folder/"arms").is_dir() else 0
+    done = sum(1 for e in os.scandir(place.arms) if e.name.endswith(".safetensors") and not e.name.startswith("state-")) if place.arms.is_dir() else 0
     status = status_of(folder, [e for _, e in tail])
     if status == "planned" and head and tail is not head: status = "running" if beating(folder) else "interrupted"  # what it said last of itself lies further back
     return dict(run=folder.name, **_about(folder), status=status, arms=planned if status == "done" else done, planned=planned,
@@ -148,8 +164,8 @@ def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
 def _about(folder: Path) -> dict[str, str]:
     "Kind, source and targets of a run, from its plan's JSON alone."
     try:
-        with reading(folder/"plan.json", "a plan"):
-            plan = json.loads(plan_text(folder))
+        with reading(RunFolder(folder).plan, "a plan"):
+            plan = json.loads(RunFolder(folder).plan_text())
             sources = [_name_of(plan["source"])] if "source" in plan else [t["name"].rsplit("-r", 1)[0] for t in plan["tickets"]]
             targets = [_name_of(target) for target in plan.get("targets", ())]
             return dict(kind=str(plan["type"]).removesuffix("Plan").lower(), source=", ".join(dict.fromkeys(sources)), targets=", ".join(targets))
@@ -166,4 +182,4 @@ def runs(
     "One row for each run in a folder: run, kind, source, targets, status, arms, planned, last, path."
     home = runs_home(folder)
     columns = ["run", "kind", "source", "targets", "status", "arms", "planned", "last", "path"]
-    return pd.DataFrame([glance(p.parent) for p in sorted(home.glob("*/plan.json"))], columns=columns)
+    return pd.DataFrame([glance(found.path) for found in folders_in(home)], columns=columns)

@@ -66,10 +66,11 @@ def test_recipe_flags(monkeypatch):
 
 
 def test_search_flags(monkeypatch):
-    p, (out, device, show, layout) = planned(monkeypatch, "--network", "conv-2", "--rewind", "epoch 1", "--retrain", "learning-rate rewinding", "--criterion", "magnitude-increase", "--scope", "erk",
-                                     "--prune-head", "0.1", "--seeds", "4", "--controls", "none", "--floor", "0.5", "--out", "x", "--device", "cpu", "--layout", "8", "--quiet")
+    p, (out, device, show, layout, listen, executor) = planned(monkeypatch, "--network", "conv-2", "--rewind", "epoch 1", "--retrain", "learning-rate rewinding", "--criterion", "magnitude-increase", "--scope", "erk",
+                                     "--prune-head", "0.1", "--seeds", "4", "--controls", "none", "--floor", "0.5", "--out", "x", "--device", "cpu", "--layout", "8", "--quiet", "--listen", "print", "--listen", "tiny:heard", "--executor", "tiny:sent")
     assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == ("conv-2", "epoch 1", "learning-rate rewinding", "magnitude increase", "erk", {"head": 0.1})
     assert p.seeds == (0, 1, 2, 3) and p.controls == () and p.floor == 0.5 and (str(out), device, show, layout) == ("x", "cpu", False, 8)
+    assert (listen, executor) == (["print", "tiny:heard"], "tiny:sent") and planned(monkeypatch)[1][-2:] == (None, "auto")
 
 
 @pytest.mark.parametrize("flags, want", [
@@ -234,7 +235,7 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path):
 
 def test_a_run_is_resumed_on_the_device_that_is_asked_for(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cli, "resume", lambda run, device: asked.append((run, device)) or Run(tmp_path/"run"))
+    monkeypatch.setattr(cli, "resume", lambda run, device, **how: asked.append((run, device)) or Run(tmp_path/"run"))
     write_plan(FindPlan(), tmp_path/"run")
     assert main(["resume", "r", "--device", "cpu"]) == 0 and main(["resume", "r"]) == 0 and asked == [("r", "cpu"), ("r", "auto")]
 

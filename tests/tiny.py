@@ -234,3 +234,14 @@ def sent(jobs, lanes):
     "An executor that runs copies of its jobs, as another process would."
     SENT[:] = [pickle.loads(pickle.dumps(job)) for job in jobs]
     return in_threads(SENT, lanes)
+
+
+def heard(event, folder):
+    "A listener that keeps what it hears in a file beside the log."
+    with open(folder.path/"heard.txt", "a") as file:
+        file.write(f"{type(event).__name__}\n")
+
+
+def broken(event, folder):
+    "A listener whose server is away."
+    raise ConnectionError("no route to the server")
