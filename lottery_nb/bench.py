@@ -29,7 +29,7 @@ from .models import Network, prunable
 from .masks import Mask
 from .pruning import geometric, kept_count, listed
 from .rewinding import TRAINED, fresh
-from .training import Arm, Recipe, finish, precision_of, train
+from .training import Arm, Recipe, finish, precision_of, train, Precision
 from .tickets import FindPlan, Ticket, find_tickets
 from .transfer import TransferPlan, transfer
 
@@ -74,7 +74,7 @@ class Piece:
         return tuple(dict.fromkeys(c for pair in self.compare for c in pair))
 
     def recipe(self,
-        precision: str | None = None,  # None: the default
+        precision: Precision | None = None,  # None: the default
     ) -> Recipe:
         "How its networks are trained."
         how = Recipe("sgd", lr=self.lr, momentum=self.momentum, epochs=self.epochs, batch_size=self.batch_size, schedule="constant", augment=self.augment, keep="last")
@@ -297,7 +297,7 @@ def flops_of(
     return counter.get_total_flops()/batch
 
 # %% ../nbs/16_bench.ipynb #0d29ac11
-SPEEDS = (("LeNet-300-100, 16 arms", "lenet-300-100", 16, "fp32"), ("ResNet-20, fp32", "resnet-20", 1, "fp32"), ("ResNet-20, default precision", "resnet-20", 1, None),
+SPEEDS: tuple[tuple[str, str, int, Precision | None], ...] = (("LeNet-300-100, 16 arms", "lenet-300-100", 16, "fp32"), ("ResNet-20, fp32", "resnet-20", 1, "fp32"), ("ResNet-20, default precision", "resnet-20", 1, None),
           ("ResNet-18, bf16", "resnet-18", 1, "bf16"))  # (row, network, arms, precision: None for the default)
 
 def speed(

@@ -20,7 +20,7 @@ from .pruning import geometric, one_shot
 from .rewinding import TRAINED
 from .stats import compare, density_text, interval, kept_rows, paired, summary
 from .tickets import FindPlan
-from .training import Recipe
+from .training import Recipe, Quirk
 from .transfer import START_POINTS
 
 # %% ../nbs/14_sparse_transfer.ipynb #2303250b
@@ -47,7 +47,7 @@ def _finds(paper: Paper, change: Callable[[FindPlan], FindPlan]) -> Paper:
 
 def _moves(paper: Paper, change: Callable[[Move], Move]) -> Paper: return replace(paper, moves={n: change(m) for n, m in paper.moves.items()})
 
-def _quirk(name: str) -> Callable[[Paper], Paper]:
+def _quirk(name: Quirk) -> Callable[[Paper], Paper]:
     return lambda paper: _finds(paper, lambda p: replace(p, recipe=replace(p.recipe, quirks=(*p.recipe.quirks, name))))
 
 def _weights(plan: FindPlan, kind: type[nn.Module]) -> tuple[str, ...]:
