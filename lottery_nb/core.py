@@ -6,8 +6,8 @@
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'EVENTS', 'LotteryError', 'Busy', 'NotFound',
            'Unreadable', 'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded',
            'field_in', 'check_choice', 'check_number', 'pick_device', 'device_name', 'cores', 'processor_name',
-           'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'fields_text', 'data',
-           'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'one_text',
+           'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text',
+           'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'one_text',
            'write_atomic', 'safe_child', 'density_text', 'time_text', 'fits', 'Event', 'event', 'RunStarted', 'Planned',
            'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed', 'TicketFound', 'RoundDone',
            'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed', 'RunStopped', 'Tick', 'StateKept', 'Unknown',
@@ -337,6 +337,13 @@ def choices_in(
     if get_origin(kind) is Literal:
         return get_args(kind)
     return next((found for part in get_args(kind) if (found := choices_in(part))), ())
+
+def names_of(
+    f: dataclasses.Field,   # of a recipe or plan
+) -> tuple[str, ...]:
+    "The words that a field takes; () where it takes any."
+    registry = f.metadata["registry"]
+    return choices_in(f.type) if registry is None else registry.names
 
 def fields_text(
     cls: type,  # a record

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'SAMPLES', 'TEXTS', 'SHORT', 'UNREAD', 'BEAT', 'ASLEEP', 'PUMPING', 'TABS', 'Checks', 'Count', 'Fold',
-           'Field', 'Form', 'pick', 'whole', 'share', 'find_fields', 'number_box', 'training_fields',
-           'more_training_fields', 'pruning_fields', 'more_pruning_fields', 'repeat_fields', 'Jobs', 'error_html',
-           'named', 'worker_use', 'standing', 'button', 'Bar', 'picture', 'texts_html', 'preview', 'facts_html',
-           'balance', 'schedule_figure', 'layers_figure', 'FindTab', 'Easel', 'WatchTab', 'transfer_fields',
-           'likely_targets', 'TransferTab', 'CompareTab', 'side_by_side', 'results_csv', 'save_tickets', 'Workbench',
-           'newest']
+           'Field', 'Form', 'field_of_plan', 'help_of', 'words_of', 'pick', 'whole', 'share', 'find_fields',
+           'number_box', 'training_fields', 'more_training_fields', 'pruning_fields', 'more_pruning_fields',
+           'repeat_fields', 'Jobs', 'error_html', 'named', 'worker_use', 'standing', 'button', 'Bar', 'picture',
+           'texts_html', 'preview', 'facts_html', 'balance', 'schedule_figure', 'layers_figure', 'FindTab', 'Easel',
+           'WatchTab', 'transfer_fields', 'likely_targets', 'TransferTab', 'CompareTab', 'side_by_side', 'results_csv',
+           'save_tickets', 'Workbench', 'newest']
 
 # %% ../nbs/12_panel.ipynb #3b574372
-import base64, contextvars, io, queue, re, threading, time, traceback
+import base64, contextvars, dataclasses, io, queue, re, threading, time, traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -22,25 +22,24 @@ import pandas as pd
 import plotly.graph_objects as go
 import psutil, traitlets
 from PIL import Image
-from .core import LotteryError, RunFailed, about, safe_child, write_atomic
-from .domains import AUGMENTATIONS, DOMAINS, SHIFTS, Domain, domain
+from .core import LotteryError, RunFailed, about, names_of, safe_child, write_atomic
+from .domains import DOMAINS, SHIFTS, Domain, domain
 from .files import RunFolder
 from .follow import (Follower, awaited, ended_without, live_accuracy, live_layers, live_matrix, live_targets, live_training, mask_figure, mask_of, matrix_height, progress_of, targets_height)
 from .forms import (FIND, LONG, REWINDS, TRANSFER, Cost, Looked, beside, cell_of, cost_key, devices, find_field, find_plan, gpus, looked_at, measure, refusals, schedule_of, schedule_values,
                               targets_of_form, transfer_plan, transfer_refusals)
 from .live import Live
 from .many_runs import compared, evidence_table, frame_of, overlap_figure, results_table, tickets_of, verdict_table
-from .models import NETWORKS
 from .plots import styled, text_of
-from .pruning import CRITERIA, SCHEDULES, SCOPES, Parameter, schedule_parameters
+from .pruning import SCHEDULES, Parameter, schedule_parameters
 from .report import html_table, plan_table, time_text, write_report
-from .rewinding import CONTROLS, RETRAIN, TICKET, role_of
+from .rewinding import CONTROLS, TICKET, role_of
 from .runs import Run, run_folder, runs_home
 from .stats import density_text
 from .verdict import OPEN_TEXT
-from .tickets import SCORE_AT, Ticket
-from .training import OPTIMIZERS, PRECISIONS, SCHEDULES as LR_SCHEDULES
-from .transfer import BODIES, FROZEN_NORM, NORMALISE, START_POINTS, TRANSFER_HEADS, TransferPlan
+from .tickets import FindPlan, Ticket
+from .training import Recipe
+from .transfer import TransferPlan
 from .workers import pause, resume, runs, start, stop
 
 # %% ../nbs/12_panel.ipynb #3a00eef3
@@ -142,6 +141,21 @@ class Form(w.VBox):
         for fold in self.folds.values(): fold.head.value |= any(field.why for field in fold.inside.children)
 
 # %% ../nbs/12_panel.ipynb #8b036b8c
+def field_of_plan(
+    cls: type,    # Recipe, FindPlan or TransferPlan
+    name: str,    # of its field
+) -> dataclasses.Field:
+    "A field, which knows its help and its words."
+    return next(f for f in dataclasses.fields(cls) if f.name == name)
+
+def help_of(cls: type, name: str) -> str:
+    "What a field means, in a line."
+    return field_of_plan(cls, name).metadata["help"]
+
+def words_of(cls: type, name: str) -> tuple[str, ...]:
+    "The words that a field takes."
+    return names_of(field_of_plan(cls, name))
+
 def pick(label: str, options: Iterable, value: Any) -> w.Dropdown: "A drop-down."; return w.Dropdown(description=label, options=list(options), value=value)
 
 def whole(label: str, value: int, low: int, high: int) -> w.IntSlider: "A slider for whole numbers."; return w.IntSlider(value, low, high, description=label)
@@ -154,8 +168,8 @@ def find_fields() -> dict[str, dict[str, Field]]:
     return {
         "Source": {"source": Field(pick("Source domain", DOMAINS.names, v["source"]), "where tickets are found"),
                    "part": Field(w.Text(v["part"], description="Part and shift", placeholder="[0-4]+blur(1)@500"), "some classes, a shift, a number of examples; empty: all")},
-        "Network": {"network": Field(pick("Network", NETWORKS.names, v["network"]), "reading the data …"),
-                    "width": Field(w.FloatText(v["width"], description="Width", step=0.25), "multiplies the hidden channels")},
+        "Network": {"network": Field(pick("Network", words_of(FindPlan, "network"), v["network"]), "reading the data …"),
+                    "width": Field(w.FloatText(v["width"], description="Width", step=0.25), help_of(FindPlan, "width"))},
         "Training": training_fields(v), "More about training": more_training_fields(v), "Pruning": pruning_fields(v), "More about pruning": more_pruning_fields(v), "Rewinding and repeats": repeat_fields(v),
         "Machine": {"device": Field(pick("Device", devices(), "auto"), "where the worker process trains")}}
 
@@ -175,32 +189,32 @@ def number_box(
 
 def training_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "How each network is trained."
-    return {"optimizer": Field(pick("Optimizer", OPTIMIZERS, v["optimizer"]), "with the rules of torch.optim"),
-            "lr": Field(w.FloatText(v["lr"], description="Learning rate", step=0.01), "its peak"),
-            "lr_schedule": Field(pick("Learning rate over time", LR_SCHEDULES, v["lr_schedule"]), "of every network, dense and sparse"),
-            "epochs": Field(Count("Epochs", v["epochs"]), "passes over the training data"),
-            "batch_size": Field(Count("Batch", v["batch_size"], 16), "examples in a step")}
+    return {"optimizer": Field(pick("Optimizer", words_of(Recipe, "optimizer"), v["optimizer"]), help_of(Recipe, "optimizer")),
+            "lr": Field(w.FloatText(v["lr"], description="Learning rate", step=0.01), help_of(Recipe, "lr")),
+            "lr_schedule": Field(pick("Learning rate over time", words_of(Recipe, "schedule"), v["lr_schedule"]), help_of(Recipe, "schedule")),
+            "epochs": Field(Count("Epochs", v["epochs"]), help_of(Recipe, "epochs")),
+            "batch_size": Field(Count("Batch", v["batch_size"], 16), help_of(Recipe, "batch_size"))}
 
 def more_training_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "What is seldom changed."
-    return {"weight_decay": Field(w.FloatText(v["weight_decay"], description="Weight decay", step=0.0001), "L2, or decoupled with adamw"),
-            "warmup": Field(w.FloatText(v["warmup"], description="Warm-up", step=0.05), "share of the steps, 0 to 1"),
-            "augment": Field(Checks("Augmentation", AUGMENTATIONS, v["augment"]), "drawn anew in each epoch"),
-            "precision": Field(pick("Precision", PRECISIONS, v["precision"]), "of the arithmetic"),
-            "keep": Field(pick("Epoch kept", ("best accuracy", "best loss", "last"), v["keep"]), "chosen on validation data"),
+    return {"weight_decay": Field(w.FloatText(v["weight_decay"], description="Weight decay", step=0.0001), help_of(Recipe, "weight_decay")),
+            "warmup": Field(w.FloatText(v["warmup"], description="Warm-up", step=0.05), help_of(Recipe, "warmup")),
+            "augment": Field(Checks("Augmentation", words_of(Recipe, "augment"), v["augment"]), help_of(Recipe, "augment")),
+            "precision": Field(pick("Precision", words_of(Recipe, "precision"), v["precision"]), help_of(Recipe, "precision")),
+            "keep": Field(pick("Epoch kept", words_of(Recipe, "keep"), v["keep"]), help_of(Recipe, "keep")),
             "patience": Field(Count("Patience", v["patience"]), "stop after so many epochs without a better one; 0: never")}
 
 # %% ../nbs/12_panel.ipynb #a7461e46
 def pruning_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "How much is pruned, and when."
-    kinds = {"kind": Field(pick("Schedule", SCHEDULES.names, v["kind"]), "how density falls from round to round")}
+    kinds = {"kind": Field(pick("Schedule", SCHEDULES.names, v["kind"]), help_of(FindPlan, "schedule"))}
     return kinds | {name: Field(number_box(p), p.help) for name, p in schedule_parameters().items()}
 
 def more_pruning_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "What is pruned."
-    return {"criterion": Field(pick("Criterion", CRITERIA.names, v["criterion"]), "what makes a weight worth keeping"),
-            "scope": Field(pick("Scope", SCOPES.names, v["scope"]), "which weights are ranked together"),
-            "score_at": Field(pick("Scored at", SCORE_AT, v["score_at"]), "the trained weights, or those at the start"),
+    return {"criterion": Field(pick("Criterion", words_of(FindPlan, "criterion"), v["criterion"]), help_of(FindPlan, "criterion")),
+            "scope": Field(pick("Scope", words_of(FindPlan, "scope"), v["scope"]), help_of(FindPlan, "scope")),
+            "score_at": Field(pick("Scored at", words_of(FindPlan, "score_at"), v["score_at"]), help_of(FindPlan, "score_at")),
             "written": Field(w.Text(v["written"], description="Schedule of yours", placeholder="package.module:name(number=0.5)"), "a call, instead of the schedule above; empty: none"),
             "head": Field(w.FloatText(v["head"], description="Head pruned in each round", step=0.05), "share of the head's weights; 0: the head is kept whole")}
 
@@ -208,10 +222,10 @@ def repeat_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "Where networks go back to, how often all is repeated, and what it is held against."
     return {"rewind": Field(pick("Rewind to", REWINDS, v["rewind"]), "where the kept weights go back to"),
             "rewind_at": Field(Count("Step or epoch", v["rewind_at"]), "of the first training"),
-            "retrain": Field(pick("Retraining", RETRAIN, v["retrain"]), "what each round starts from"),
-            "seeds": Field(whole("Seeds", v["seeds"], 1, 20), "repeats; one alone proves nothing"),
-            "controls": Field(Checks("Controls", CONTROLS.beside_tickets, v["controls"], CONTROLS.help_of), "what tickets are held against"),
-            "floor": Field(w.FloatText(v["floor"], description="Floor", step=0.05), "validation accuracy (0 to 1) that dense must reach before curves are drawn")}
+            "retrain": Field(pick("Retraining", words_of(FindPlan, "retrain"), v["retrain"]), help_of(FindPlan, "retrain")),
+            "seeds": Field(whole("Seeds", v["seeds"], 1, 20), help_of(FindPlan, "seeds")),
+            "controls": Field(Checks("Controls", CONTROLS.beside_tickets, v["controls"], CONTROLS.help_of), help_of(FindPlan, "controls")),
+            "floor": Field(w.FloatText(v["floor"], description="Floor", step=0.05), help_of(FindPlan, "floor"))}
 
 # %% ../nbs/12_panel.ipynb #cd5ac61f
 class Jobs:
@@ -608,14 +622,14 @@ def transfer_fields() -> dict[str, dict[str, Field]]:
                     "rounds": Field(Checks("Rounds", ()), "all seeds of each round are carried")},
         "Targets": {"targets": Field(Checks("Targets", ()), "pictures are brought to the network's shape"),
                     "others": Field(w.Text(v["others"], description="Other targets", placeholder="digits[5-9], mnist@5000"), "names with commas")},
-        "How": {"start": Field(Checks("Starting weights", START_POINTS, v["start"]), "of the body; the head is drawn anew"),
-                "body": Field(pick("Body", BODIES, v["body"]), "trained too, or frozen"),
-                "head": Field(pick("Head", TRANSFER_HEADS, v["head"]), "new, with two layers, or the source's"),
-                "controls": Field(Checks("Controls", CONTROLS.names, v["controls"], CONTROLS.help_of), "what tickets are held against"),
+        "How": {"start": Field(Checks("Starting weights", words_of(TransferPlan, "start"), v["start"]), help_of(TransferPlan, "start")),
+                "body": Field(pick("Body", words_of(TransferPlan, "body"), v["body"]), help_of(TransferPlan, "body")),
+                "head": Field(pick("Head", words_of(TransferPlan, "head"), v["head"]), help_of(TransferPlan, "head")),
+                "controls": Field(Checks("Controls", words_of(TransferPlan, "controls"), v["controls"], CONTROLS.help_of), help_of(TransferPlan, "controls")),
                 "epochs": Field(Count("Epochs", v["epochs"]), "0: as the tickets were found")},
-        "More about transfer": {"norm": Field(pick("Batch norm", FROZEN_NORM, v["norm"]), "of a frozen body"),
-                                "normalise": Field(pick("Pixels by", NORMALISE, v["normalise"]), "whose mean and deviation"),
-                                "floor": Field(w.FloatText(v["floor"], description="Floor", step=0.05), "validation accuracy that dense must reach on a target")}}
+        "More about transfer": {"norm": Field(pick("Batch norm", words_of(TransferPlan, "norm"), v["norm"]), help_of(TransferPlan, "norm")),
+                                "normalise": Field(pick("Pixels by", words_of(TransferPlan, "normalise"), v["normalise"]), help_of(TransferPlan, "normalise")),
+                                "floor": Field(w.FloatText(v["floor"], description="Floor", step=0.05), help_of(TransferPlan, "floor"))}}
 
 def likely_targets(
     source: str,    # name of a domain

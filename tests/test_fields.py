@@ -92,3 +92,15 @@ def test_a_type_checker_finds_a_wrong_word(code, tmp_path):
 
 def test_the_words_are_those_of_the_type():
     assert OPTIMIZERS == ("sgd", "adam", "adamw") == names_of(fields(Recipe)[0])
+
+
+def test_the_panel_takes_help_and_words_from_the_fields():
+    panel = pytest.importorskip("lottery_nb.panel")
+    shown = {name: field for section in panel.find_fields().values() for name, field in section.items()}
+    for f in (f for cls in (Recipe, FindPlan) for f in fields(cls)):
+        name = {"schedule": "lr_schedule" if f.metadata["flag"] else "kind"}.get(f.name, f.name)
+        if name not in shown or name in ("source", "network", "rewind", "patience"):
+            continue
+        assert shown[name].help == f.metadata["help"]
+        if names_of(f) and name != "controls":
+            assert tuple(getattr(shown[name].control, "options", names_of(f))) == names_of(f)
