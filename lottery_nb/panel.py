@@ -949,7 +949,7 @@ def _tell_trouble(b: Workbench) -> None:
     "Show why a run failed, or that its process is gone; what was said of an earlier state goes."
     f = b.follower
     printed = RunFolder(f.path).worker_log if f else Path()
-    if f and isinstance(f.word, RunFailed): b.say(f.word)
+    if f and isinstance(f.state.word, RunFailed): b.say(f.state.word)
     elif f and f.status == "planned" and printed.is_file() and (text := printed.read_text(errors="replace")): b.say(RunFailed("the worker ended before its run began", text[-4000:]))
     elif f and f.status == "interrupted": b.say(LotteryError("the process that worked on this run is gone: Resume takes it up where it was"))
     else: b.hush("run")

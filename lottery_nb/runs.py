@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'LATEST', 'TAGS', 'RESULTS', 'SPLITS', 'LAYERS', 'HEARTBEAT', 'DEAD_AFTER', 'PLANS', 'NUMBERS', 'COMMANDS',
-           'Log', 'Tail', 'results_frame', 'layers_frame', 'Run', 'beating', 'status_of', 'ends_of', 'write_plan',
-           'read_plan', 'check_kind', 'runs_home', 'run_folder', 'Arms', 'write_arms', 'read_arms', 'steer', 'working',
-           'Writer', 'worked', 'check_begun', 'holds', 'failure', 'record', 'progress', 'check_folder', 'run',
-           'neighbours']
+           'Log', 'Tail', 'RunState', 'frame_of', 'ends_frame', 'results_frame', 'layers_frame', 'ends_of', 'status_of',
+           'Run', 'beating', 'write_plan', 'read_plan', 'check_kind', 'runs_home', 'run_folder', 'Arms', 'write_arms',
+           'read_arms', 'steer', 'working', 'Writer', 'worked', 'check_begun', 'holds', 'failure', 'record', 'progress',
+           'check_folder', 'run', 'neighbours']
 
 # %% ../nbs/09_runs.ipynb #06c7f0e2
 import errno, itertools, json, math, os, platform, re, threading, time, traceback, warnings
@@ -92,35 +92,136 @@ class Tail:
         return None
 
 # %% ../nbs/09_runs.ipynb #ac35b7da
+class RunState:
+    "How a run stands, fed event by event: an arm that begins anew forgets what it told before."
+    def __init__(self,
+        events: Iterable[Event] = (),
+        epochs: bool = True,   # keep every epoch, for `rows`; without, memory grows with the arms alone
+    ):
+        self.planned: Planned | None = None
+        self.started: RunStarted | None = None          # the first process
+        self.starts = 0                                 # processes that began
+        self.word: Event | None = None                  # the last that says how the run stands
+        self.place: dict[str, None] = {}                # names of arms in the order of the layouts
+        self.arms: dict[str, ArmStarted] = {}           # that have begun
+        self.ends: dict[str, ArmDone | ArmFailed] = {}  # by arm, in the order that they ended
+        self.tickets: dict[str, TicketFound] = {}
+        self.epochs: dict[str, dict[int, EpochDone]] | None = {} if epochs else None
+        self.reached: dict[str, float] = {}             # epochs that each arm has done
+        self.told: dict[str, int] = {}                  # epochs that were heard of
+        self.images = 0.0                               # training examples seen; an early stop counts those that it left out
+        self.worked, self.last = 0.0, 0.0               # seconds of processes that ended; when the last event came
+        self.since: float | None = None                 # when the present process began, or went on
+        for e in events:
+            self.add(e)
+
+    def add(self, e: Event, t: float = 0.0) -> None:
+        "One more event, which came at `t` (seconds since 1970)."
+        if e.word:
+            _clocked(self, e, t)
+        if isinstance(e, Planned):
+            self.planned = e
+        elif isinstance(e, Layout):
+            self.place |= dict.fromkeys(itertools.chain(*e.groups))
+        elif isinstance(e, TicketFound):
+            self.tickets[e.ticket] = e
+        elif isinstance(e, ArmStarted):
+            _begun(self, e)
+        elif isinstance(e, (Tick, EpochDone)):
+            _trained(self, e)
+        elif isinstance(e, (ArmDone, ArmFailed)):
+            self.ends[e.arm] = e
+            _reach(self, e.arm, math.inf)
+        self.last = t
+
+    @property
+    def done(self) -> list[ArmDone]:
+        "The arms that are trained."
+        return [e for e in self.ends.values() if isinstance(e, ArmDone)]
+
+    @property
+    def failed(self) -> list[ArmFailed]:
+        "The arms that ended early."
+        return [e for e in self.ends.values() if isinstance(e, ArmFailed)]
+
+    def status(self, folder: str | Path) -> str:
+        "How the run in a folder stands, in one word."
+        word = self.word.word if self.word else "planned"
+        if word == "planned" and beating(folder):
+            return "running"  # it reads its data
+        return "interrupted" if word in ("running", "paused") and not beating(folder) else word
+
+# %% ../nbs/09_runs.ipynb #78a6bb34
+def _clocked(state: RunState, e: Event, t: float) -> None:
+    "A process begins, waits, goes on or ends; one that begins after another was killed worked from there on."
+    if state.since is not None:
+        state.worked += (state.last if isinstance(e, RunStarted) else t) - state.since
+    state.since = t if e.word == "running" else None
+    state.word, state.started = e, state.started or (e if isinstance(e, RunStarted) else None)
+    state.starts += isinstance(e, RunStarted)
+
+def _begun(state: RunState, e: ArmStarted) -> None:
+    "An arm begins; where it begins anew, on another device or by another engine, what it told before no longer counts."
+    if e.arm in state.arms:
+        _reach(state, e.arm, 0.0)
+        for told in (state.ends, state.told, state.epochs or {}):
+            told.pop(e.arm, None)
+    state.arms[e.arm] = e
+
+def _trained(state: RunState, e: Tick | EpochDone) -> None:
+    "An arm goes on. Epochs are counted as they are told: those of the log are counted from the start of the schedule, where a rewound arm did not begin."
+    arm, before = state.arms.get(e.arm), state.reached.get(e.arm, 0.0)
+    if isinstance(e, EpochDone):
+        state.told[e.arm] = state.told.get(e.arm, 0) + 1
+        if state.epochs is not None:
+            state.epochs.setdefault(e.arm, {})[e.epoch] = e
+    if arm is None:
+        return
+    if isinstance(e, EpochDone):
+        _reach(state, e.arm, max(before, arm.epochs * state.told[e.arm] / max(1, math.ceil(arm.epochs))))
+    else:
+        _reach(state, e.arm, max(before, e.epoch - e.epochs + arm.epochs))
+
+def _reach(state: RunState, name: str, epochs: float) -> None:
+    "An arm has done so many epochs."
+    if arm := state.arms.get(name):
+        epochs = min(epochs, arm.epochs)
+        state.images += arm.images * (epochs - state.reached.get(name, 0.0))
+        state.reached[name] = epochs
+
+# %% ../nbs/09_runs.ipynb #c5886a60
 TAGS = ("source", "domain", "role", "start", "round", "density", "seed")
 RESULTS = (*TAGS, "epoch", "split", "metric", "value", "arm")
 SPLITS = ("train", "validation", "test")
 LAYERS = ("seed", "round", "density", "layer", "kept", "size", "layer_density")
 
-def results_frame(
-    events: list[Event],
+def frame_of(
+    state: RunState,
 ) -> pd.DataFrame:
     "Tidy results: source, domain, role, start, round, density, seed, epoch, split, metric, value, arm; ordered by domain as the plan has them, then by round, arm, epoch, split and metric."
-    tags: dict[str, dict] = {}
-    rows: dict[tuple, tuple] = {}
-    def add(arm: str, epoch: int, split: str, metric: str, value: float) -> None:
-        where = (arm, None if split == "test" else epoch, split, metric)
-        rows[where] = (*(tags.get(arm, {}).get(t) for t in TAGS), epoch, split, metric, value, arm)
-    for e in events:
-        if isinstance(e, ArmStarted):
-            if e.arm in tags: rows = {where: row for where, row in rows.items() if where[0] != e.arm}  # trained anew: what was before is gone
-            tags[e.arm] = e.tags
-        elif isinstance(e, EpochDone):
-            for split in ("train", "validation"):
-                for metric in ("accuracy", "loss"): add(e.arm, e.epoch, split, metric, getattr(e, f"{split}_{metric}"))
-        elif isinstance(e, ArmDone):
-            for metric, value in e.metrics.get("test", {}).items(): add(e.arm, e.epoch, "test", metric, value)
-    return pd.DataFrame(_in_plan_order(rows.values(), events, tags), columns=list(RESULTS))
+    rows: list[tuple] = []
+    for e in itertools.chain(*(told.values() for told in (state.epochs or {}).values())):
+        values = [(s, m, getattr(e, f"{s}_{m}")) for s in ("train", "validation") for m in ("accuracy", "loss")]
+        rows += [(*_tags(state, e.arm), e.epoch, *value, e.arm) for value in values]
+    rows += [(*_tags(state, e.arm), e.epoch, "test", m, v, e.arm) for e in state.done for m, v in e.metrics.get("test", {}).items()]
+    return pd.DataFrame(_in_plan_order(rows, state), columns=list(RESULTS))
 
-def _in_plan_order(rows: Iterable[tuple], events: list[Event], tags: Mapping[str, dict]) -> list[tuple]:
+def ends_frame(
+    state: RunState,
+) -> pd.DataFrame:
+    "The results of arms that are done alone, in the order that they ended: validation and test at the kept epoch."
+    rows = [(*_tags(state, e.arm), e.epoch, split, m, v, e.arm) for e in state.done for split, values in e.metrics.items() for m, v in values.items()]
+    return pd.DataFrame(rows, columns=list(RESULTS))
+
+def _tags(state: RunState, arm: str) -> list:
+    tags = state.arms[arm].tags if arm in state.arms else {}
+    return [tags.get(t) for t in TAGS]
+
+# %% ../nbs/09_runs.ipynb #b0412abf
+def _in_plan_order(rows: list[tuple], state: RunState) -> list[tuple]:
     "Rows of results in their one order: arms that are trained side by side end in another order each time."
-    planned = (arm for e in events if isinstance(e, Layout) for group in e.groups for arm in group)
-    domains = dict.fromkeys(tags[arm].get("domain") for arm in (*planned, *tags) if arm in tags)
+    tags = {name: e.tags for name, e in state.arms.items()}
+    domains = dict.fromkeys(tags[arm].get("domain") for arm in (*state.place, *tags) if arm in tags)
     places = {domain: place for place, domain in enumerate(domains)}
 
     def key(row: tuple) -> tuple:
@@ -128,14 +229,34 @@ def _in_plan_order(rows: Iterable[tuple], events: list[Event], tags: Mapping[str
         return places.get(domain, -1), round_ if isinstance(round_, (int, float)) else -1, arm, epoch, SPLITS.index(split), metric
     return sorted(rows, key=key)
 
+def results_frame(
+    events: Iterable[Event],
+) -> pd.DataFrame:
+    "As `frame_of`, from events."
+    return frame_of(RunState(events))
+
 # %% ../nbs/09_runs.ipynb #69e3cc77
 def layers_frame(
-    events: list[Event],
+    events: Iterable[Event],
 ) -> pd.DataFrame:
     "How many weights each ticket keeps in each layer: seed, round, density, layer, kept, size, layer_density."
-    found = {e.ticket: e for e in events if isinstance(e, TicketFound)}
-    rows = [(e.seed, e.round, e.density, layer, kept, size, kept / size) for e in found.values() for layer, (kept, size) in e.layers.items()]
+    found = RunState(events, epochs=False).tickets.values()
+    rows = [(e.seed, e.round, e.density, layer, kept, size, kept / size) for e in found for layer, (kept, size) in e.layers.items()]
     return pd.DataFrame(rows, columns=list(LAYERS))
+
+def ends_of(
+    events: Iterable[Event],
+) -> list[ArmDone | ArmFailed]:
+    "How each arm ended, by name; one that was begun anew since has no end yet."
+    ends = RunState(events, epochs=False).ends
+    return [ends[arm] for arm in sorted(ends)]
+
+def status_of(
+    folder: str | Path,      # a run's folder
+    events: Iterable[Event], # its last events, or all
+) -> str:
+    "A run's status in one word."
+    return RunState(events, epochs=False).status(folder)
 
 # %% ../nbs/09_runs.ipynb #7c374fb6
 class Run:
@@ -150,18 +271,27 @@ class Run:
         self._tail = Tail(self.folder.log)
         self._events: list[Event] = []
         self._times: list[float] = []
-        self._word: list[Event] = []   # the last that says how it stands
+        self._state = RunState()
 
     @property
     def events(self) -> list[Event]:
         "All events so far."
         for t, e in self._tail.new():
-            self._times.append(t); self._events.append(e)
-            if e.word: self._word = [e]
+            self._times.append(t)
+            self._events.append(e)
+            self._state.add(e, t)
         return self._events
 
     @property
-    def frame(self) -> pd.DataFrame: "Tidy results."; return results_frame(self.events)
+    def state(self) -> RunState:
+        "What its events so far come to."
+        self.events  # noqa: B018
+        return self._state
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        "Tidy results."
+        return frame_of(self.state)
 
     @property
     def layers(self) -> pd.DataFrame: "Layer densities of the tickets."; return layers_frame(self.events)
@@ -172,27 +302,24 @@ class Run:
     @property
     def tickets(self) -> list[Ticket]:
         "The tickets found so far, by round and seed."
-        names = dict.fromkeys(e.ticket for e in self.events if isinstance(e, TicketFound))
-        return [Ticket.load(self.folder.ticket(name)) for name in names]
+        return [Ticket.load(self.folder.ticket(name)) for name in self.state.tickets]
 
     @property
     def whole(self) -> bool:
         "Whether the run is done and all its tickets are there."
-        return self.status == "done" and all(is_whole(self.folder.ticket(e.ticket)) for e in self.events if isinstance(e, TicketFound))
+        return self.status == "done" and all(is_whole(self.folder.ticket(name)) for name in self.state.tickets)
 
     @property
     def status(self) -> str:
         "'planned', 'running', 'paused', 'stopped', 'failed', 'done', or 'interrupted' when its process is gone."
-        self.events  # noqa: B018
-        return status_of(self.path, self._word)
+        return self.state.status(self.path)
 
     @property
     def info(self) -> dict[str, Any]: "What ran, where, when and for how long."; return _info(self)
 
     def __repr__(self) -> str:
-        done = sum(isinstance(e, ArmDone) for e in ends_of(self.events))
-        planned = next((e.arms for e in self.events if isinstance(e, Planned)), 0)
-        return f"Run({self.path.name}: {self.status}, {done} of {planned} arms trained)"
+        planned = self.state.planned.arms if self.state.planned else 0
+        return f"Run({self.path.name}: {self.status}, {len(self.state.done)} of {planned} arms trained)"
 
 # %% ../nbs/09_runs.ipynb #d964c131
 HEARTBEAT = 1.0   # seconds between two touches
@@ -205,33 +332,16 @@ def beating(
     try: return abs(time.time() - RunFolder(folder).heartbeat.stat().st_mtime) < DEAD_AFTER  # one from the future is that of another clock
     except OSError: return False
 
-def status_of(
-    folder: str | Path,  # a run's folder
-    events: list[Event], # its last events, or all
-) -> str:
-    "A run's status in one word."
-    word = next((e.word for e in reversed(events) if e.word), "planned")
-    if word == "planned" and beating(folder): return "running"  # it reads its data
-    return "interrupted" if word in ("running", "paused") and not beating(folder) else word
-
 # %% ../nbs/09_runs.ipynb #c251038a
 def _info(run: Run) -> dict[str, Any]:
-    first = next((e for e in run.events if isinstance(e, RunStarted)), None)
-    if first is None: return {}
-    done, ends = next((e for e in reversed(run.events) if isinstance(e, RunDone)), None), ends_of(run.events)
-    return dict(plan_hash=first.plan, kind=first.kind, device=first.device, device_name=first.device_name, versions=first.versions, threads=first.threads,
+    state = run.state
+    if (first := state.started) is None:
+        return {}
+    done = next((e for e in reversed(run.events) if isinstance(e, RunDone)), None)
+    facts = ("kind", "device", "device_name", "versions", "threads")
+    return dict(plan_hash=first.plan, **{name: getattr(first, name) for name in facts},
                 date=datetime.fromtimestamp(run._times[0], UTC).strftime("%Y-%m-%d"), seconds=done.seconds if done else None,
-                arms=sum(isinstance(e, ArmDone) for e in ends), failed=[e.reason for e in ends if isinstance(e, ArmFailed)])
-
-def ends_of(
-    events: list[Event],
-) -> list[ArmDone | ArmFailed]:
-    "How each arm ended, by name; one that was begun anew since has no end yet."
-    ends: dict[str, ArmDone | ArmFailed] = {}
-    for e in events:
-        if isinstance(e, ArmStarted): ends.pop(e.arm, None)
-        elif isinstance(e, (ArmDone, ArmFailed)): ends[e.arm] = e
-    return [ends[arm] for arm in sorted(ends)]
+                arms=len(state.done), failed=[e.reason for e in sorted(state.failed, key=lambda e: e.arm)])
 
 # %% ../nbs/09_runs.ipynb #7d46b2a5
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {FindPlan: find_tickets, TransferPlan: transfer}
@@ -539,14 +649,11 @@ def _tidy(arms: Arms) -> None:
 def worked(
     past: list[tuple[float, Event]],  # (time, event) of a log
 ) -> float:
-    "Seconds that processes have worked on a run, from the first to the last event of each."
-    total, begin, last = 0.0, None, 0.0
+    "Seconds that processes have worked on a run, from the first to the last event of each, pauses left out."
+    state = RunState(epochs=False)
     for t, e in past:
-        if isinstance(e, RunStarted):
-            if begin is not None: total += last - begin
-            begin = t
-        last = t
-    return total + (last - begin if begin is not None else 0.0)
+        state.add(e, t)
+    return state.worked + (state.last - state.since if state.since is not None else 0.0)
 
 # %% ../nbs/09_runs.ipynb #d687f656
 def check_begun(
@@ -630,9 +737,14 @@ def _recorded(writer: Writer, events: Generator[Event, None, Any], first: tuple[
 
 def _paused(writer: Writer) -> Iterator[Event]:
     "Wait until the run is told something else than 'pause'."
-    writer.write(RunPaused()); yield RunPaused()
-    while _command(writer.folder) == "pause": time.sleep(0.05)
-    writer.write(RunResumed()); yield RunResumed()
+    began = time.monotonic()
+    writer.write(RunPaused())
+    yield RunPaused()
+    while _command(writer.folder) == "pause":
+        time.sleep(0.05)
+    writer.start += time.monotonic() - began  # a pause is no work
+    writer.write(RunResumed())
+    yield RunResumed()
 
 # %% ../nbs/09_runs.ipynb #6a999c20
 def progress(
@@ -640,20 +752,18 @@ def progress(
     show: bool = True,
 ) -> Iterator[Event]:
     "Pass events on while a bar shows the share done, the time left and the arm in training."
-    bar, sizes, before = tqdm(disable=True), {}, {}
+    bar, state, form = tqdm(disable=True), RunState(epochs=False), "{l_bar}{bar}| {elapsed} < {remaining} {postfix}"
     with ExitStack() as stack:
         for e in events:
-            if isinstance(e, Planned): bar = stack.enter_context(tqdm(total=e.images, disable=not show, bar_format="{l_bar}{bar}| {elapsed} < {remaining} {postfix}"))
-            elif isinstance(e, ArmStarted): sizes[e.arm] = (e.images, e.epochs); before[e.arm] = 0.0; bar.set_postfix_str(e.arm, refresh=False)
-            elif isinstance(e, (Tick, EpochDone)): _advance(bar, e, sizes, before)
-            elif isinstance(e, (ArmDone, ArmFailed)): bar.update(sizes[e.arm][0] * (sizes[e.arm][1] - before[e.arm]))
+            before = state.images
+            state.add(e)
+            if isinstance(e, Planned):
+                bar = stack.enter_context(tqdm(total=e.images, disable=not show, bar_format=form))
+            elif isinstance(e, ArmStarted):
+                bar.set_postfix_str(e.arm, refresh=False)
+            if state.images != before:
+                bar.update(state.images - before)
             yield e
-
-def _advance(bar: tqdm, e: Tick | EpochDone, sizes: dict, before: dict) -> None:
-    images, epochs = sizes[e.arm]
-    done = min(float(e.epoch), epochs)
-    bar.update(images * (done - before[e.arm]))
-    before[e.arm] = done
 
 # %% ../nbs/09_runs.ipynb #1992e2c7
 def check_folder(

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
-from .core import Busy, Event, LotteryError, Planned, RunFailed, RunStarted, Unreadable
+from .core import Busy, Event, LotteryError, RunFailed, Unreadable
 from .executors import Executor
 from .files import RunFolder, folders_in, reading
 from .listeners import Listener, how_of
-from .runs import Log, Run, Tail, beating, check_begun, check_folder, failure, neighbours, read_plan, record, run_folder, runs_home, status_of, steer, write_plan
+from .runs import Log, Run, RunState, Tail, beating, check_begun, check_folder, failure, neighbours, read_plan, record, run_folder, runs_home, steer, write_plan
 from .training import check_layout
 
 # %% ../nbs/09_workers.ipynb #7b51d154
@@ -107,7 +107,7 @@ def _silent(folder: Path) -> str:
 
 def _starts(found: Run) -> int:
     "How often a process has begun to work on a run."
-    return sum(isinstance(e, RunStarted) for e in found.events)
+    return found.state.starts
 
 # %% ../nbs/09_workers.ipynb #222df70a
 def pause(folder: str | Path) -> None:
@@ -146,9 +146,10 @@ def glance(
     if log.exists():
         head, size = _lines(log, 0), log.stat().st_size
         tail = _lines(log, max(0, size - ENDS)) if size > ENDS else head
-    planned = next((e.arms for _, e in head if isinstance(e, Planned)), None)
+    first, last = (RunState([e for _, e in part], epochs=False) for part in (head, tail))
+    planned = first.planned.arms if first.planned else None
     done = sum(1 for e in os.scandir(place.arms) if e.name.endswith(".safetensors") and not e.name.startswith("state-")) if place.arms.is_dir() else 0
-    status = status_of(folder, [e for _, e in tail])
+    status = last.status(folder)
     if status == "planned" and head and tail is not head: status = "running" if beating(folder) else "interrupted"  # what it said last of itself lies further back
     return dict(run=folder.name, **_about(folder), status=status, arms=planned if status == "done" else done, planned=planned,
                 last=pd.Timestamp(tail[-1][0], unit="s").floor("s") if tail else pd.NaT, path=str(folder))

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from tiny import listen, of, plan
 
 from lottery_nb import runs as runs_module
-from lottery_nb.core import (EVENTS, ArmDone, ArmFailed, ArmStarted, EpochDone, Event, LotteryError, Planned, RoundDone, RunDone, Tick, TicketFound, event,
+from lottery_nb.core import (EVENTS, ArmDone, ArmFailed, ArmStarted, EpochDone, Event, LotteryError, Planned, RoundDone, RunDone, RunPaused, RunResumed, RunStarted, RunStopped, Tick, TicketFound, event,
                              event_from, expect_error, write_atomic)
+from lottery_nb.follow import Follower
 from lottery_nb.pruning import listed, one_shot
-from lottery_nb.runs import LAYERS, RESULTS, Arms, Log, Run, Tail, Writer, layers_frame, read_plan, record, results_frame, run, run_folder, write_plan
+from lottery_nb.runs import LAYERS, RESULTS, Arms, Log, Run, RunState, Tail, Writer, layers_frame, read_plan, record, results_frame, run, run_folder, write_plan
 from lottery_nb.tickets import find_tickets
 from lottery_nb.training import Recipe
 from lottery_nb.transfer import TransferPlan
+from lottery_nb.workers import glance
 
 
 def go(p, folder): return run(p, folder, "cpu", show=False)
@@ -190,6 +192,40 @@ def test_an_arm_that_begins_anew_drops_what_it_told_before():
     old = [ArmStarted("a", tags, 3.0, 100, "old"), epoch, replace(epoch, epoch=2), replace(epoch, epoch=3), ArmDone("a", 3, {"test": {"accuracy": 0.65}}, 2.0), replace(epoch, arm="b")]
     new = results_frame([*old, ArmStarted("a", tags, 3.0, 100, "new"), epoch])
     assert sorted(new.loc[new["arm"] == "a", "epoch"].unique()) == [1] and "test" not in set(new["split"]) and "b" in set(new["arm"])
+
+
+def test_one_reduction_for_the_log_the_stream_and_the_follower(tmp_path):
+    "What a run comes to is the same, read from its log at once or event by event, kept with its epochs or without."
+    p = plan(seeds=2, recipe=Recipe(epochs=2, batch_size=60))
+    stream = RunState(record(p, tmp_path/"run", "cpu"), epochs=False)
+    found, follower = Run(tmp_path/"run"), Follower(tmp_path/"run")
+    follower.read()
+    whole = found.state
+    assert whole.images == pytest.approx(stream.images) == follower.state.images == whole.planned.images and len(whole.done) == whole.planned.arms > 2
+    assert set(stream.ends) == set(whole.ends) == set(follower.state.ends) and list(whole.tickets) == [t.name for t in found.tickets]
+    assert stream.epochs is None and sum(map(len, whole.epochs.values())) == 2*len(whole.done)
+    assert glance(tmp_path/"run")["planned"] == whole.planned.arms == follower.arms and follower.done == len(whole.done)
+
+
+def test_time_between_a_death_and_the_next_process_and_pauses_are_no_work():
+    started = RunStarted("p", "FindPlan", "cpu", "CPU", {}, 1)
+    told = [(0, started), (10, RoundDone(0, 1.0, 2)), (1000, started), (1010, RunPaused()), (2000, RunResumed()), (2005, RoundDone(1, 0.5, 2)), (2006, RunStopped())]
+    assert runs_module.worked(told) == 26 and runs_module.worked(told[:-1]) == 25 and runs_module.worked(told[:4]) == 20 and runs_module.worked([]) == 0
+
+
+def test_an_arm_that_begins_anew_takes_back_all_that_it_told():
+    state, epoch = RunState(), EpochDone("a", 1, 5, 0.1, 0.9, 0.6, 0.8, 0.7, 1.0)
+    for e in (ArmStarted("a", {}, 1.5, 100), epoch, ArmFailed("a", 2, 7, "nan"), ArmStarted("b", {}, 1.0, 10), replace(epoch, arm="b")):
+        state.add(e)
+    assert (state.images, [e.arm for e in state.failed]) == (160, ["a"])
+    state.add(ArmStarted("a", {}, 1.5, 100))
+    assert (state.images, state.ends, list(state.epochs)) == (10, {}, ["b"])
+    state.add(Tick("a", 2.5, 3.0))  # it began at 1.5 of 3 epochs, as a rewound arm does
+    assert state.images == 110
+    state.add(epoch)
+    assert state.images == 110
+    state.add(replace(epoch, epoch=3))
+    assert state.images == 160
 
 
 # --- plans on disk ---

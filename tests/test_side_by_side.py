@@ -81,7 +81,7 @@ def test_a_run_whose_networks_all_diverged_waits_for_nothing(tmp_path, draw):
 
 @pytest.mark.parametrize("status, says", [("failed", "the run failed before the first ticket"), ("stopped", "the run was stopped before the first ticket"), ("running", None), ("paused", None)])
 def test_each_end_has_its_words(found, monkeypatch, status, says):
-    monkeypatch.setattr(follow, "status_of", lambda *_: status)
+    monkeypatch.setattr(follow.Follower, "status", status)
     fig = follow.live_layers(Follower(found.path))
     assert (says or "waits for the first ticket") in fig.layout.annotations[0].text.replace("<br>", " ")
 
@@ -91,7 +91,7 @@ def test_what_ran_last_is_not_what_runs_now(found, monkeypatch):
     f.read()
     assert "ran last" in follow.live_training(f).layout.title.text and "dots" not in follow.live_accuracy(f).layout.title.subtitle.text
     next(iter(f.curves.values())).over = False
-    monkeypatch.setattr(follow, "status_of", lambda *_: "running")
+    monkeypatch.setattr(follow.Follower, "status", "running")
     assert "runs now" in follow.live_training(f).layout.title.text and "dots: epochs of what trains now" in follow.live_accuracy(f).layout.title.subtitle.text
 
 
