@@ -309,7 +309,7 @@ def _planned(plan, out, printed):
 def test_a_folder_without_a_run_is_said_not_raised(tmp_path):
     bench = panel.Workbench(home=tmp_path)
     bench.attach(tmp_path)
-    assert "cannot be read as a plan" in bench.trouble.value
+    assert "there is no file plan.json" in bench.trouble.value
 
 
 def test_a_fault_in_drawing_does_not_end_the_pump(home, monkeypatch):
