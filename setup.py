@@ -1,4 +1,5 @@
 """Reads everything about the package from settings.ini, which lies beside this file."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -21,15 +22,23 @@ setup(
     keywords=cfg["keywords"].split(),
     license_expression=cfg["license"],
     license_files=["LICENSE"],
-    classifiers=["Development Status :: 4 - Beta", "Intended Audience :: Science/Research", "Framework :: Jupyter",
-                 "Topic :: Scientific/Engineering :: Artificial Intelligence", "Typing :: Typed", *pythons],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Framework :: Jupyter",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+        *pythons,
+    ],
     packages=find_packages(include=[package, package + ".*"]),
-    package_data={package: ["py.typed", "static/*"]},
+    package_data={package: ["py.typed", "workbench/static/*"]},
     include_package_data=True,
     zip_safe=False,
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={name: cfg[f"{name}_requirements"].split() for name in ("app", "dev")},
-    entry_points={"console_scripts": cfg["console_scripts"].splitlines(),
-                  "nbdev": [f"{cfg['lib_name']}={package}._modidx:d"]},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].splitlines(),
+        "nbdev": [f"{cfg['lib_name']}={package}._modidx:d"],
+    },
 )

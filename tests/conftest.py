@@ -14,15 +14,24 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--flags", default="", help='also run the notebook cells with these flags, as in nbdev_test: --flags "slow gpu"')
+    parser.addoption(
+        "--flags",
+        default="",
+        help='also run the notebook cells with these flags, as in nbdev_test: --flags "slow gpu"',
+    )
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "data: needs the real data in the folders of LOTTERY_DATA; `pytest -m data` runs these alone")
+    config.addinivalue_line(
+        "markers",
+        "data: needs the real data in the folders of LOTTERY_DATA; `pytest -m data` runs these alone",
+    )
 
 
 def pytest_collection_modifyitems(items):
     if not os.environ.get("LOTTERY_DATA"):
         for item in items:
             if item.get_closest_marker("data"):
-                item.add_marker(pytest.mark.skip(reason="LOTTERY_DATA is unset: it names the folders of the real data"))
+                item.add_marker(
+                    pytest.mark.skip(reason="LOTTERY_DATA is unset: it names the folders of the real data")
+                )

@@ -55,21 +55,44 @@ def quiet_settings(folder):
 def server(folder, command="jupyterlab", arguments=(), **environment):
     """A server on `folder` with private settings; gives its address, and its token."""
     private = folder / ".private"
-    names = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    names = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    }
     env = {**os.environ, **{name: str(private / part) for name, part in names.items()}, **environment}
     for part in names.values():
         (private / part).mkdir(parents=True, exist_ok=True)
     quiet_settings(private / "settings")
     token, port = secrets.token_hex(8), free_port()
-    jupyter = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--allow-root"]
-    exposed = {"jupyterlab": "--LabApp.expose_app_in_browser=True", "notebook": "--JupyterNotebookApp.expose_app_in_browser=True"}
+    jupyter = [
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        f"--IdentityProvider.token={token}",
+        "--allow-root",
+    ]
+    exposed = {
+        "jupyterlab": "--LabApp.expose_app_in_browser=True",
+        "notebook": "--JupyterNotebookApp.expose_app_in_browser=True",
+    }
     options = [*jupyter, exposed[command]] if command in exposed else [f"--port={port}", f"--token={token}"]
     with open(private / "server.log", "ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", command, "--no-browser", *options, *arguments], cwd=folder, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", command, "--no-browser", *options, *arguments],
+            cwd=folder,
+            env=env,
+            stdout=log,
+            stderr=log,
+        )
     try:
         deadline = time.monotonic() + 60
         while not answers(port):
-            assert process.poll() is None and time.monotonic() < deadline, (private / "server.log").read_text()[-3000:]
+            assert process.poll() is None and time.monotonic() < deadline, (
+                private / "server.log"
+            ).read_text()[-3000:]
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}/", token
     finally:
@@ -97,12 +120,28 @@ def browser(width=1280, height=900):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-precise-memory-info"]
+        options = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-precise-memory-info",
+        ]
         chromium = play.chromium.launch(executable_path=browser_path(), args=options)
         page = chromium.new_page(viewport={"width": width, "height": height})
         page.faults = []
         page.on("pageerror", lambda error: page.faults.append(f"page error: {error}"))
-        page.on("request", lambda request: None if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "blob:", "data:")) else page.faults.append(f"asked {request.url}"))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "blob:", "data:"))
+                else page.faults.append(f"asked {request.url}")
+            ),
+        )
         yield page
         chromium.close()
 
@@ -132,7 +171,10 @@ def run_cell(page, number):
 
 
 def theme(page, dark):
-    page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', { theme: name })", f"JupyterLab {'Dark' if dark else 'Light'}")
+    page.evaluate(
+        "name => window.jupyterapp.commands.execute('apputils:change-theme', { theme: name })",
+        f"JupyterLab {'Dark' if dark else 'Light'}",
+    )
     page.wait_for_function("dark => (document.body.dataset.jpThemeLight === 'false') === dark", arg=dark)
 
 
@@ -145,7 +187,9 @@ def until(page, what, timeout=60.0, every=0.1):
     """Wait until `what()` is true; its last value."""
     deadline = time.monotonic() + timeout
     while not (value := what()):
-        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain; the page says: {page.locator('.lottery-bench').first.inner_text()[:1500] if page.locator('.lottery-bench').count() else page.title()}"
+        assert time.monotonic() < deadline, (
+            f"waited {timeout:g} s in vain; the page says: {page.locator('.lottery-bench').first.inner_text()[:1500] if page.locator('.lottery-bench').count() else page.title()}"
+        )
         page.wait_for_timeout(1000 * every)
     return value
 
@@ -153,6 +197,16 @@ def until(page, what, timeout=60.0, every=0.1):
 def notebook(path, *cells):
     """Write a small notebook."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    code = [{"cell_type": "code", "id": f"cell-{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": source} for i, source in enumerate(cells)]
+    code = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{i}",
+            "metadata": {},
+            "execution_count": None,
+            "outputs": [],
+            "source": source,
+        }
+        for i, source in enumerate(cells)
+    ]
     kernel = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}}
     Path(path).write_text(json.dumps({"cells": code, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))

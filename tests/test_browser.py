@@ -10,7 +10,7 @@ from pathlib import Path
 import lab
 import pytest
 
-from lottery_nb.runs import Run
+from lottery_nb.runs.reading import Run
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(bool(lab.missing()), reason=lab.missing() or "-")
@@ -26,7 +26,9 @@ SECOND_VIEW = """cell => {
   window.jupyterapp.shell.currentWidget.content.activeCellIndex = cell;
   return window.jupyterapp.commands.execute('notebook:create-output-view');
 }"""
-SAVE = "() => [...window.jupyterapp.shell.widgets('main')].find(widget => widget.sessionContext).context.save()"
+SAVE = (
+    "() => [...window.jupyterapp.shell.widgets('main')].find(widget => widget.sessionContext).context.save()"
+)
 VIEWS = "() => [...document.querySelectorAll('[data-chart=training] .lottery-plot')].map(plot => plot._fullData?.length)"
 DATA = """([chart, field]) => {
   const plot = document.querySelector(`.lottery-card[data-chart="${chart}"] .lottery-plot`);
@@ -104,7 +106,10 @@ def visit(tmp_path):
     folder.mkdir()
     shutil.copy(ROOT / "nbs" / "20_workbench.ipynb", folder / "workbench.ipynb")
     runs = folder / "lottery-runs"
-    with lab.server(folder, LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token), lab.browser(1400, 1000) as page:
+    with (
+        lab.server(folder, LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token),
+        lab.browser(1400, 1000) as page,
+    ):
         lab.open_notebook(page, address, token, "workbench.ipynb")
         lab.run_all(page)
         page.wait_for_selector('.lottery-card[data-chart="network"] .main-svg', timeout=90_000)
@@ -124,7 +129,10 @@ def test_a_whole_visit(visit):
         page.keyboard.press("ArrowLeft")
     lab.until(page, lambda: lab.points(page, "schedule") == 2)
     fill(page, "Learning rate", 0)
-    lab.until(page, lambda: page.locator(".lottery-field", has_text="Learning rate").get_by_role("alert").count() == 1)
+    lab.until(
+        page,
+        lambda: page.locator(".lottery-field", has_text="Learning rate").get_by_role("alert").count() == 1,
+    )
     assert "lr=0" in page.locator(".lottery-why").inner_text()
     run = page.locator(f"{BENCH} button", has_text=re.compile(r"^\s*Run$")).first
     assert run.is_disabled()
@@ -138,14 +146,19 @@ def test_a_whole_visit(visit):
     lab.until(page, lambda: run.is_enabled() and "4 networks" in page.locator(".lottery-side").inner_text())
     click(page, "Measure time and memory")
     lab.until(page, lambda: "examples/s; " in page.locator(".lottery-side").inner_text())
-    assert re.search(r"About \d+ (s|min) for 4 networks at [\d,]+ examples/s; \d+\.\d GiB on ", page.locator(".lottery-side").inner_text())
+    assert re.search(
+        r"About \d+ (s|min) for 4 networks at [\d,]+ examples/s; \d+\.\d GiB on ",
+        page.locator(".lottery-side").inner_text(),
+    )
     shot(page, "find")
 
     # Run: points come while no network is done
     run.click()
     lab.until(page, lambda: lab.points(page, "training") > 2)
     first, second = grows(page, "training"), grows(page, "accuracy")
-    assert first[0] < first[1] and second[0] < second[1] and networks_done(page) == 0 and "running" in told(page)
+    assert (
+        first[0] < first[1] and second[0] < second[1] and networks_done(page) == 0 and "running" in told(page)
+    )
     assert page.evaluate(KERNEL_ANSWERS) == "ok"
 
     # Pause: nothing more comes
@@ -174,7 +187,14 @@ def test_a_whole_visit(visit):
     page.wait_for_function(lab.READY, timeout=60_000)
     lab.run_cell(page, IMPORT)
     lab.run_cell(page, CELL)
-    lab.until(page, lambda: page.locator(".lottery-gone:visible").count() == 0 and page.locator(".lottery-told").count() == 1 and lab.points(page, "training") > 2)
+    lab.until(
+        page,
+        lambda: (
+            page.locator(".lottery-gone:visible").count() == 0
+            and page.locator(".lottery-told").count() == 1
+            and lab.points(page, "training") > 2
+        ),
+    )
     assert "running" in told(page)
     grows(page, "training")
 
@@ -185,10 +205,18 @@ def test_a_whole_visit(visit):
     click(page, "Resume")
     lab.until(page, lambda: lab.points(page, "layers", "z") > 0 and lab.points(page, "mask", "z") == 64, 120)
     lab.until(page, lambda: "done" in told(page), 120)
-    assert networks_done(page) == 4 and page.evaluate(IN_VIEW, "training") and page.evaluate(IN_VIEW, "accuracy")
+    assert (
+        networks_done(page) == 4 and page.evaluate(IN_VIEW, "training") and page.evaluate(IN_VIEW, "accuracy")
+    )
     shot(page, "watch")
-    shown = lab.until(page, lambda: {name: y for name, y in data(page, "accuracy", "y") if y and name == "ticket"})
-    result = [row for row in results(runs, "find-*") if row["split"] == "test" and row["metric"] == "accuracy" and row["role"] == "ticket"]
+    shown = lab.until(
+        page, lambda: {name: y for name, y in data(page, "accuracy", "y") if y and name == "ticket"}
+    )
+    result = [
+        row
+        for row in results(runs, "find-*")
+        if row["split"] == "test" and row["metric"] == "accuracy" and row["role"] == "ticket"
+    ]
     assert shown["ticket"] == [pytest.approx(100 * sum(float(row["value"]) for row in result) / len(result))]
 
     # Transfer: two targets, picked with the mouse; matrix and curves fill in
@@ -212,9 +240,18 @@ def test_a_whole_visit(visit):
     page.get_by_label(re.compile("^find-digits-")).check()
     lab.until(page, lambda: lab.points(page, "curves") > 0 and lab.points(page, "overlap") > 0)
     assert "verdict" in page.locator(BENCH).inner_text()
-    for way, pattern in (("CSV file", "*.csv"), ("HTML report", "*.html"), ("Tickets", "tickets/*/*.safetensors")):
+    for way, pattern in (
+        ("CSV file", "*.csv"),
+        ("HTML report", "*.html"),
+        ("Tickets", "tickets/*/*.safetensors"),
+    ):
         click(page, way)
-        lab.until(page, lambda p=pattern: list((runs / "exports").glob(p)) and "Written to" in page.locator(BENCH).inner_text())
+        lab.until(
+            page,
+            lambda p=pattern: (
+                list((runs / "exports").glob(p)) and "Written to" in page.locator(BENCH).inner_text()
+            ),
+        )
     click(page, "Python cell")
     lab.until(page, lambda: page.locator("pre.lottery-code").count() >= 1)
     assert "FindPlan(" in page.locator(BENCH).inner_text()
@@ -225,8 +262,15 @@ def test_a_whole_visit(visit):
 def test_the_same_panel_as_a_page_of_its_own(tmp_path):
     """Through Voilà: no code, the same charts, and a press of a button that moves the plot."""
     pytest.importorskip("voila")
-    lab.notebook(tmp_path / "workbench.ipynb", "from lottery_nb.panel import Workbench\nWorkbench()")
-    with lab.server(tmp_path, "voila", ["workbench.ipynb"], LOTTERY_RUNS=str(tmp_path / "runs"), OMP_NUM_THREADS="1") as (address, token), lab.browser() as page:
+    lab.notebook(
+        tmp_path / "workbench.ipynb", "from lottery_nb.workbench.workbench import Workbench\nWorkbench()"
+    )
+    with (
+        lab.server(
+            tmp_path, "voila", ["workbench.ipynb"], LOTTERY_RUNS=str(tmp_path / "runs"), OMP_NUM_THREADS="1"
+        ) as (address, token),
+        lab.browser() as page,
+    ):
         page.goto(f"{address}?token={token}")
         page.wait_for_selector('.lottery-card[data-chart="network"] .main-svg', timeout=90_000)
         assert lab.points(page, "schedule") == 9 and "Workbench()" not in page.inner_text("body")
@@ -240,7 +284,10 @@ def test_in_notebook_7(tmp_path):
     pytest.importorskip("notebook")
     runs = tmp_path / "lottery-runs"
     shutil.copy(ROOT / "nbs" / "20_workbench.ipynb", tmp_path / "workbench.ipynb")
-    with lab.server(tmp_path, "notebook", LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token), lab.browser(1400, 1000) as page:
+    with (
+        lab.server(tmp_path, "notebook", LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token),
+        lab.browser(1400, 1000) as page,
+    ):
         page.goto(f"{address}notebooks/workbench.ipynb?token={token}")
         page.wait_for_selector(".jp-Notebook", timeout=60_000)
         page.wait_for_function(lab.READY, timeout=60_000)

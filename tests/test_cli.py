@@ -1,4 +1,5 @@
 """What is no lesson of 16_cli: every command from flags to files, through `main` and as a process of its own; refusals are one line and exit status 2."""
+
 import json
 import os
 import subprocess
@@ -10,17 +11,39 @@ import pandas as pd
 import pytest
 import tiny
 
-from lottery_nb import cli
+from lottery_nb import cli as cli_module
 from lottery_nb.cli import COMMANDS, main, make_parser, numbers, recipe_from, schedule_from, words
 from lottery_nb.core import LotteryError
-from lottery_nb.data_files import LAYOUTS, load_smallnorb
+from lottery_nb.data.builtin import LAYOUTS, load_smallnorb
 from lottery_nb.doctor import PARTS, place_of
-from lottery_nb.pruning import cubic, geometric, linear, listed, one_shot
-from lottery_nb.runs import Run, write_plan
-from lottery_nb.tickets import FindPlan, Ticket
-from lottery_nb.training import Recipe
+from lottery_nb.pruning.schedules import cubic, geometric, linear, listed, one_shot
+from lottery_nb.runs.reading import Run, write_plan
+from lottery_nb.plans.tickets import Ticket
+from lottery_nb.plans.find import FindPlan
+from lottery_nb.engine.recipes import Recipe
 
-FIND = ["find", "--source", tiny.NAME, "--width", "0.1", "--fraction", "0.5", "--rounds", "2", "--epochs", "1", "--batch-size", "32", "--lr", "0.05", "--seeds", "0,3", "--device", "cpu", "--quiet"]
+FIND = [
+    "find",
+    "--source",
+    tiny.NAME,
+    "--width",
+    "0.1",
+    "--fraction",
+    "0.5",
+    "--rounds",
+    "2",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "32",
+    "--lr",
+    "0.05",
+    "--seeds",
+    "0,3",
+    "--device",
+    "cpu",
+    "--quiet",
+]
 
 
 def shell(capsys, *line):
@@ -30,22 +53,36 @@ def shell(capsys, *line):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cli")/"find"
+    path = tmp_path_factory.mktemp("cli") / "find"
     assert main([*FIND, "--controls", "reinit,random-mask", "--out", str(path)]) == 0
     return path
 
 
 def refused(capsys, *line):
     status, out, err = shell(capsys, *line)
-    assert status == 2 and out == "" and err.count("\n") == 1 and err.startswith(f"lottery {line[0]}: ") and "Traceback" not in err
+    assert (
+        status == 2
+        and out == ""
+        and err.count("\n") == 1
+        and err.startswith(f"lottery {line[0]}: ")
+        and "Traceback" not in err
+    )
     return err
 
 
 # --- flags become plans ---
 
+
 def test_every_flag_reaches_the_plan(folder):
     p = Run(folder).plan
-    assert (p.source, p.network, p.width, p.schedule, p.seeds, p.controls) == (tiny.NAME, "lenet-300-100", 0.1, geometric(0.5, 2), (0, 3), ("reinit", "random mask"))
+    assert (p.source, p.network, p.width, p.schedule, p.seeds, p.controls) == (
+        tiny.NAME,
+        "lenet-300-100",
+        0.1,
+        geometric(0.5, 2),
+        (0, 3),
+        ("reinit", "random mask"),
+    )
     assert p.recipe == Recipe(lr=0.05, epochs=1, batch_size=32)
 
 
@@ -59,23 +96,107 @@ def planned(monkeypatch, *flags):
 
 
 def test_recipe_flags(monkeypatch):
-    p, _ = planned(monkeypatch, "--optimizer", "adamw", "--lr", "0.01", "--weight-decay", "0.1", "--steps", "50", "--precision", "bf16", "--keep", "best loss", "--patience", "3",
-                   "--lr-schedule", "cosine", "--augment", "crop,flip")
-    assert p.recipe == Recipe("adamw", 0.01, steps=50, weight_decay=0.1, precision="bf16", keep="best loss", patience=3, schedule="cosine", augment=("crop", "flip"))
+    p, _ = planned(
+        monkeypatch,
+        "--optimizer",
+        "adamw",
+        "--lr",
+        "0.01",
+        "--weight-decay",
+        "0.1",
+        "--steps",
+        "50",
+        "--precision",
+        "bf16",
+        "--keep",
+        "best loss",
+        "--patience",
+        "3",
+        "--lr-schedule",
+        "cosine",
+        "--augment",
+        "crop,flip",
+    )
+    assert p.recipe == Recipe(
+        "adamw",
+        0.01,
+        steps=50,
+        weight_decay=0.1,
+        precision="bf16",
+        keep="best loss",
+        patience=3,
+        schedule="cosine",
+        augment=("crop", "flip"),
+    )
     assert planned(monkeypatch, "--augment", "none")[0].recipe == Recipe()
 
 
 def test_search_flags(monkeypatch):
-    p, (out, device, show, layout, listen, executor) = planned(monkeypatch, "--network", "conv-2", "--rewind", "epoch 1", "--retrain", "learning-rate rewinding", "--criterion", "magnitude-increase", "--scope", "erk",
-                                     "--prune-head", "0.1", "--seeds", "4", "--controls", "none", "--floor", "0.5", "--out", "x", "--device", "cpu", "--layout", "8", "--quiet", "--listen", "print", "--listen", "tiny:heard", "--executor", "tiny:sent")
-    assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == ("conv-2", "epoch 1", "learning-rate rewinding", "magnitude increase", "erk", {"head": 0.1})
-    assert p.seeds == (0, 1, 2, 3) and p.controls == () and p.floor == 0.5 and (str(out), device, show, layout) == ("x", "cpu", False, 8)
-    assert (listen, executor) == (["print", "tiny:heard"], "tiny:sent") and planned(monkeypatch)[1][-2:] == (None, "auto")
+    p, (out, device, show, layout, listen, executor) = planned(
+        monkeypatch,
+        "--network",
+        "conv-2",
+        "--rewind",
+        "epoch 1",
+        "--retrain",
+        "learning-rate rewinding",
+        "--criterion",
+        "magnitude-increase",
+        "--scope",
+        "erk",
+        "--prune-head",
+        "0.1",
+        "--seeds",
+        "4",
+        "--controls",
+        "none",
+        "--floor",
+        "0.5",
+        "--out",
+        "x",
+        "--device",
+        "cpu",
+        "--layout",
+        "8",
+        "--quiet",
+        "--listen",
+        "print",
+        "--listen",
+        "tiny:heard",
+        "--executor",
+        "tiny:sent",
+    )
+    assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == (
+        "conv-2",
+        "epoch 1",
+        "learning-rate rewinding",
+        "magnitude increase",
+        "erk",
+        {"head": 0.1},
+    )
+    assert (
+        p.seeds == (0, 1, 2, 3)
+        and p.controls == ()
+        and p.floor == 0.5
+        and (str(out), device, show, layout) == ("x", "cpu", False, 8)
+    )
+    assert (listen, executor) == (["print", "tiny:heard"], "tiny:sent") and planned(monkeypatch)[1][-2:] == (
+        None,
+        "auto",
+    )
 
 
-@pytest.mark.parametrize("flags, want", [
-    ([], geometric(0.2, 10)), (["--schedule", "one-shot", "--density", "0.3"], one_shot(0.3)), (["--schedule", "linear", "--rounds", "4"], linear(0.1, 4)),
-    (["--schedule", "cubic", "--rounds", "3", "--density", "0.2"], cubic(0.2, 3)), (["--schedule", "0.5,0.25"], listed([0.5, 0.25])), (["--schedule", "0.5"], listed([0.5]))])
+@pytest.mark.parametrize(
+    "flags, want",
+    [
+        ([], geometric(0.2, 10)),
+        (["--schedule", "one-shot", "--density", "0.3"], one_shot(0.3)),
+        (["--schedule", "linear", "--rounds", "4"], linear(0.1, 4)),
+        (["--schedule", "cubic", "--rounds", "3", "--density", "0.2"], cubic(0.2, 3)),
+        (["--schedule", "0.5,0.25"], listed([0.5, 0.25])),
+        (["--schedule", "0.5"], listed([0.5])),
+    ],
+)
 def test_schedule_flags(flags, want):
     assert schedule_from(make_parser().parse_args(["find", *flags])) == want
 
@@ -87,86 +208,189 @@ def test_what_is_not_said_comes_from_the_tickets(folder):
 
 
 def test_lists():
-    assert words("a, b ,,c") == ("a", "b", "c") and words("none") == () and words("x[a,b],y+blur(1)") == ("x[a,b]", "y+blur(1)") and words("random-mask", ("random mask",)) == ("random mask",)
+    assert (
+        words("a, b ,,c") == ("a", "b", "c")
+        and words("none") == ()
+        and words("x[a,b],y+blur(1)") == ("x[a,b]", "y+blur(1)")
+        and words("random-mask", ("random mask",)) == ("random mask",)
+    )
     assert numbers("0,3") == (0, 3)
 
 
 # --- commands ---
 
+
 def test_find_leaves_a_run_and_says_where(folder, capsys):
     status, out, _ = shell(capsys, "show", folder)
-    assert status == 0 and str(folder) in out and "ticket" in out and "reinit" in out and "random mask" in out and "50 %" in out and "25 %" in out
+    assert (
+        status == 0
+        and str(folder) in out
+        and "ticket" in out
+        and "reinit" in out
+        and "random mask" in out
+        and "50 %" in out
+        and "25 %" in out
+    )
     again = shell(capsys, *FIND, "--controls", "reinit,random-mask", "--out", folder)
     assert again[0] == 0 and again[1].strip() == out.strip()
 
 
 def test_show_writes_only_what_it_is_told(folder, capsys, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    status, _, _ = shell(capsys, "show", folder, "--csv", tmp_path/"new"/"r.csv", "--report", tmp_path/"r.html")
+    status, _, _ = shell(
+        capsys, "show", folder, "--csv", tmp_path / "new" / "r.csv", "--report", tmp_path / "r.html"
+    )
     assert status == 0 and {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
-    table = pd.read_csv(tmp_path/"new"/"r.csv")
+    table = pd.read_csv(tmp_path / "new" / "r.csv")
     pd.testing.assert_frame_equal(table, Run(folder).frame, check_dtype=False)
-    assert list(table)[:11] == ["source", "domain", "role", "start", "round", "density", "seed", "epoch", "split", "metric", "value"]
-    assert "<html" in (tmp_path/"r.html").read_text()[:300].lower()
+    assert list(table)[:11] == [
+        "source",
+        "domain",
+        "role",
+        "start",
+        "round",
+        "density",
+        "seed",
+        "epoch",
+        "split",
+        "metric",
+        "value",
+    ]
+    assert "<html" in (tmp_path / "r.html").read_text()[:300].lower()
 
 
 def test_export_takes_tickets_out_of_the_run(folder, capsys, tmp_path):
-    status, out, _ = shell(capsys, "export", folder, tmp_path/"t", "--rounds", "2")
-    names = sorted(p.name for p in (tmp_path/"t").iterdir())
-    assert status == 0 and names == [f"{tiny.NAME}-r02-s{s}.safetensors" for s in (0, 3)] and out.count("\n") == 2
+    status, out, _ = shell(capsys, "export", folder, tmp_path / "t", "--rounds", "2")
+    names = sorted(p.name for p in (tmp_path / "t").iterdir())
+    assert (
+        status == 0
+        and names == [f"{tiny.NAME}-r02-s{s}.safetensors" for s in (0, 3)]
+        and out.count("\n") == 2
+    )
     inside = {t.name: t.content for t in Run(folder).tickets}
-    assert all((t := Ticket.load(tmp_path/"t"/n)).content == inside[t.name] for n in names)  # complete without the run
-    assert len(shell(capsys, "export", folder, tmp_path/"all")[1].splitlines()) == 4
+    assert all(
+        (t := Ticket.load(tmp_path / "t" / n)).content == inside[t.name] for n in names
+    )  # complete without the run
+    assert len(shell(capsys, "export", folder, tmp_path / "all")[1].splitlines()) == 4
 
 
 def test_transfer_from_a_folder_and_from_a_file(folder, capsys, tmp_path):
-    status, out, _ = shell(capsys, "transfer", folder, "--targets", "digits[5-9]@200,digits[0,2]@100", "--rounds", "2", "--start", "rewind,fresh", "--body", "frozen", "--controls", "dense",
-                           "--out", tmp_path/"t", "--device", "cpu", "--quiet")
-    p = Run(tmp_path/"t").plan
-    assert status == 0 and "digits[0,2]@100" in out and p.targets == ("digits[5-9]@200", "digits[0,2]@100") and p.start == ("rewind", "fresh") and p.body == "frozen"
+    status, out, _ = shell(
+        capsys,
+        "transfer",
+        folder,
+        "--targets",
+        "digits[5-9]@200,digits[0,2]@100",
+        "--rounds",
+        "2",
+        "--start",
+        "rewind,fresh",
+        "--body",
+        "frozen",
+        "--controls",
+        "dense",
+        "--out",
+        tmp_path / "t",
+        "--device",
+        "cpu",
+        "--quiet",
+    )
+    p = Run(tmp_path / "t").plan
+    assert (
+        status == 0
+        and "digits[0,2]@100" in out
+        and p.targets == ("digits[5-9]@200", "digits[0,2]@100")
+        and p.start == ("rewind", "fresh")
+        and p.body == "frozen"
+    )
     assert {t.round for t in p.tickets} == {2} and p.recipe == Recipe(lr=0.05, epochs=1, batch_size=32)
-    main(["export", str(folder), str(tmp_path/"files"), "--rounds", "1"])
-    one = next((tmp_path/"files").iterdir())
+    main(["export", str(folder), str(tmp_path / "files"), "--rounds", "1"])
+    one = next((tmp_path / "files").iterdir())
     capsys.readouterr()
-    assert shell(capsys, "transfer", one, "--targets", "digits[5-9]@200", "--start", "source-trained", "--controls", "none", "--out", tmp_path/"u", "--device", "cpu", "--quiet")[0] == 0
-    assert [t.round for t in Run(tmp_path/"u").plan.tickets] == [1] and set(Run(tmp_path/"u").frame.role) == {"ticket"}
+    assert (
+        shell(
+            capsys,
+            "transfer",
+            one,
+            "--targets",
+            "digits[5-9]@200",
+            "--start",
+            "source-trained",
+            "--controls",
+            "none",
+            "--out",
+            tmp_path / "u",
+            "--device",
+            "cpu",
+            "--quiet",
+        )[0]
+        == 0
+    )
+    assert [t.round for t in Run(tmp_path / "u").plan.tickets] == [1] and set(
+        Run(tmp_path / "u").frame.role
+    ) == {"ticket"}
 
 
 def test_a_run_without_results_and_one_with_a_failed_arm_are_shown(capsys, tmp_path):
-    status, out, err = shell(capsys, *FIND[:-3], "--lr", "1e30", "--device", "cpu", "--quiet", "--out", tmp_path/"wild")
+    status, out, err = shell(
+        capsys, *FIND[:-3], "--lr", "1e30", "--device", "cpu", "--quiet", "--out", tmp_path / "wild"
+    )
     assert status == 0 and "ended early" in err and "lower Recipe.lr" in err and "no arm" in out
 
 
 # --- refusals ---
 
-@pytest.mark.parametrize("line, says", [
-    (["find", "--source", "digitz"], "did you mean 'digits'"), (["find", "--network", "lenet"], "unknown network"), (["find", "--epochs", "0"], "Recipe.epochs=0"), (["find", "--fraction", "1.5"], "geometric"),
-    (["find", "--rounds", "0"], "rounds"), (["find", "--schedule", "geometrik"], "did you mean 'geometric'"), (["find", "--schedule", "0.2,0.5"], "density"), (["find", "--seeds", "x"], "give a count"),
-    (["find", "--seeds", "1,1"], "each seed once"), (["find", "--controls", "re-init"], "did you mean 'reinit'"), (["find", "--criterion", "snap"], "did you mean 'snip'"), (["find", "--criterion", "none"], "criterion"),
-    (["find", "--rewind", "epoch 99"], "choose an earlier point"), (["find", "--device", "tpu"], "tpu"), (["find", "--source", "digits@1"], "limit"), (["find", "--augment", "rotate"], "Recipe.augment"),
-    (["find", "--prune-head", "2"], "layer_fractions"), (["show", "nowhere"], "is not a run"), (["transfer", "nowhere", "--targets", "digits"], "is not a run"),
-    (["export", "nowhere", "x"], "is not a run")])
+
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        (["find", "--source", "digitz"], "did you mean 'digits'"),
+        (["find", "--network", "lenet"], "unknown network"),
+        (["find", "--epochs", "0"], "Recipe.epochs=0"),
+        (["find", "--fraction", "1.5"], "geometric"),
+        (["find", "--rounds", "0"], "rounds"),
+        (["find", "--schedule", "geometrik"], "did you mean 'geometric'"),
+        (["find", "--schedule", "0.2,0.5"], "density"),
+        (["find", "--seeds", "x"], "give a count"),
+        (["find", "--seeds", "1,1"], "each seed once"),
+        (["find", "--controls", "re-init"], "did you mean 'reinit'"),
+        (["find", "--criterion", "snap"], "did you mean 'snip'"),
+        (["find", "--criterion", "none"], "criterion"),
+        (["find", "--rewind", "epoch 99"], "choose an earlier point"),
+        (["find", "--device", "tpu"], "tpu"),
+        (["find", "--source", "digits@1"], "limit"),
+        (["find", "--augment", "rotate"], "Recipe.augment"),
+        (["find", "--prune-head", "2"], "layer_fractions"),
+        (["show", "nowhere"], "is not a run"),
+        (["transfer", "nowhere", "--targets", "digits"], "is not a run"),
+        (["export", "nowhere", "x"], "is not a run"),
+    ],
+)
 def test_refusals_are_one_line_and_leave_nothing_behind(line, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOTTERY_RUNS", str(tmp_path/"runs"))
+    monkeypatch.setenv("LOTTERY_RUNS", str(tmp_path / "runs"))
     assert says in refused(capsys, *line)
     assert not list(tmp_path.iterdir())
 
 
 def test_refusals_about_a_run(folder, capsys, tmp_path):
     assert "rounds 1 to 2" in refused(capsys, "transfer", folder, "--targets", "digits", "--rounds", "9")
-    assert "rounds 1 to 2" in refused(capsys, "export", folder, tmp_path/"x", "--rounds", "0,9")
+    assert "rounds 1 to 2" in refused(capsys, "export", folder, tmp_path / "x", "--rounds", "0,9")
     assert "another plan" in refused(capsys, "find", "--out", folder)
-    assert "did you mean 'frozen'" in refused(capsys, "transfer", folder, "--targets", "digits", "--body", "freeze")
-    assert "did you mean" in refused(capsys, "transfer", folder, "--targets", "digits", "--start", "source-train")
-    (tmp_path/"x.safetensors").write_bytes(b"\x80\x04N.")
-    assert "x.safetensors" in refused(capsys, "transfer", tmp_path/"x.safetensors", "--targets", "digits")
+    assert "did you mean 'frozen'" in refused(
+        capsys, "transfer", folder, "--targets", "digits", "--body", "freeze"
+    )
+    assert "did you mean" in refused(
+        capsys, "transfer", folder, "--targets", "digits", "--start", "source-train"
+    )
+    (tmp_path / "x.safetensors").write_bytes(b"\x80\x04N.")
+    assert "x.safetensors" in refused(capsys, "transfer", tmp_path / "x.safetensors", "--targets", "digits")
 
 
 def test_a_file_where_a_folder_should_be_is_refused_in_one_line(capsys, tmp_path):
-    (tmp_path/"f").write_text("mine")
-    refused(capsys, *FIND, "--out", tmp_path/"f")
-    assert (tmp_path/"f").read_text() == "mine"
+    (tmp_path / "f").write_text("mine")
+    refused(capsys, *FIND, "--out", tmp_path / "f")
+    assert (tmp_path / "f").read_text() == "mine"
 
 
 def test_a_csv_that_cannot_be_written_is_refused_in_one_line(folder, capsys, tmp_path):
@@ -174,8 +398,8 @@ def test_a_csv_that_cannot_be_written_is_refused_in_one_line(folder, capsys, tmp
 
 
 def test_the_demo_wants_seeds(capsys, tmp_path):
-    assert "seeds" in refused(capsys, "demo", "--seeds", "0", "--out", tmp_path/"d")
-    assert not (tmp_path/"d").exists()
+    assert "seeds" in refused(capsys, "demo", "--seeds", "0", "--out", tmp_path / "d")
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize("line", [[], ["fnd"], ["find", "--epochs", "many"], ["transfer", "x"], ["show"]])
@@ -186,7 +410,9 @@ def test_words_that_are_no_command_end_with_usage(line, capsys):
 
 
 def test_interrupting_is_no_traceback(capsys, monkeypatch):
-    def stop(*_): raise KeyboardInterrupt
+    def stop(*_):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr("lottery_nb.cli.run", stop)
     status, _, err = shell(capsys, *FIND)
     assert status == 130 and err == "lottery find: stopped\n"
@@ -203,50 +429,90 @@ def test_help_teaches_with_an_example_that_parses(command, capsys):
 
 
 def test_names_with_blanks_may_be_quoted_too():
-    assert words("random mask,reinit signs kept", ("random mask", "reinit signs kept")) == ("random mask", "reinit signs kept")
+    assert words("random mask,reinit signs kept", ("random mask", "reinit signs kept")) == (
+        "random mask",
+        "reinit signs kept",
+    )
     with pytest.raises(LotteryError):
         numbers("1.5")
 
 
-@pytest.mark.parametrize("line, folder, rest", [
-    (["lab"], ".", []), (["lab", "here", "--no-browser"], "here", ["--no-browser"]), (["lab", "--no-browser", "--port=9"], ".", ["--no-browser", "--port=9"]),
-    (["lab", "--", "--no-browser"], ".", ["--no-browser"]), (["app", "here", "--port", "9", "--debug"], "here", ["--port", "9", "--debug"])])
+@pytest.mark.parametrize(
+    "line, folder, rest",
+    [
+        (["lab"], ".", []),
+        (["lab", "here", "--no-browser"], "here", ["--no-browser"]),
+        (["lab", "--no-browser", "--port=9"], ".", ["--no-browser", "--port=9"]),
+        (["lab", "--", "--no-browser"], ".", ["--no-browser"]),
+        (["app", "here", "--port", "9", "--debug"], "here", ["--port", "9", "--debug"]),
+    ],
+)
 def test_flags_of_the_server_are_passed_on(line, folder, rest, tmp_path, monkeypatch):
     pytest.importorskip("voila")
     monkeypatch.chdir(tmp_path)
     served = []
-    monkeypatch.setattr(cli, "serve", lambda line, folder=".": served.append((line, folder)) or 0)
+    monkeypatch.setattr(cli_module, "serve", lambda line, folder=".": served.append((line, folder)) or 0)
     assert main(line) == 0 and [p.name for p in Path(folder).iterdir() if p.suffix] == ["workbench.ipynb"]
-    (command, _), = served
-    assert command[len(command) - len(rest):] == rest and not any(word in rest for word in command[:len(command) - len(rest)])
+    ((command, _),) = served
+    assert command[len(command) - len(rest) :] == rest and not any(
+        word in rest for word in command[: len(command) - len(rest)]
+    )
 
 
 def test_a_server_ends_with_the_process_that_started_it(tmp_path):
     child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(99)"
-    ours = subprocess.Popen([sys.executable, "-c", f"from lottery_nb.cli import serve; raise SystemExit(serve(['-c', {child!r}]) != 0)"], cwd=tmp_path)
+    ours = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"from lottery_nb.cli import serve; raise SystemExit(serve(['-c', {child!r}]) != 0)",
+        ],
+        cwd=tmp_path,
+    )
     deadline = time.monotonic() + 60
-    while not ((tmp_path/"pid").is_file() and (tmp_path/"pid").read_text()) and time.monotonic() < deadline:
+    while (
+        not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     ours.terminate()
     assert ours.wait(20) == 1
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path/"pid").read_text()), 0)
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_run_is_resumed_on_the_device_that_is_asked_for(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cli, "resume", lambda run, device, **how: asked.append((run, device)) or Run(tmp_path/"run"))
-    write_plan(FindPlan(), tmp_path/"run")
-    assert main(["resume", "r", "--device", "cpu"]) == 0 and main(["resume", "r"]) == 0 and asked == [("r", "cpu"), ("r", "auto")]
+    monkeypatch.setattr(
+        cli_module, "resume", lambda run, device, **how: asked.append((run, device)) or Run(tmp_path / "run")
+    )
+    write_plan(FindPlan(), tmp_path / "run")
+    assert (
+        main(["resume", "r", "--device", "cpu"]) == 0
+        and main(["resume", "r"]) == 0
+        and asked == [("r", "cpu"), ("r", "auto")]
+    )
 
 
 # --- lottery doctor ---
 
+
 def doctor(home, *line, **env):
     "What `lottery doctor` prints as a process of a user called mia, in a folder of hers."
-    place = {"HOME": str(home), "LOGNAME": "mia", "USER": "mia", "LOTTERY_CACHE": str(home/"cache"), "LOTTERY_RUNS": str(home/"runs")}
+    place = {
+        "HOME": str(home),
+        "LOGNAME": "mia",
+        "USER": "mia",
+        "LOTTERY_CACHE": str(home / "cache"),
+        "LOTTERY_RUNS": str(home / "runs"),
+    }
     code = "import sys; from lottery_nb.cli import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code, "doctor", *line], cwd=home, capture_output=True, text=True, env={**os.environ, **place, **env})
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor", *line],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **place, **env},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -254,76 +520,119 @@ def doctor(home, *line, **env):
 @pytest.fixture
 def home(tmp_path):
     "A home folder with MNIST, in files that are not to be read, and another set below a folder named after its user."
-    path = tmp_path/"mia"
-    (path/"sets"/"mnist").mkdir(parents=True)
+    path = tmp_path / "mia"
+    (path / "sets" / "mnist").mkdir(parents=True)
     for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (path/"sets"/"mnist"/f"{part}-ubyte.gz").write_bytes(b"x" * 250_000)
-    (tmp_path/"scratch"/"mia-sets"/"amazon").mkdir(parents=True)
-    (tmp_path/"scratch"/"mia-sets"/"amazon"/"books.parquet").write_bytes(b"x")
-    (path/"runs"/"one").mkdir(parents=True)
-    (path/"runs"/"one"/"plan.json").write_text("{}")
+        (path / "sets" / "mnist" / f"{part}-ubyte.gz").write_bytes(b"x" * 250_000)
+    (tmp_path / "scratch" / "mia-sets" / "amazon").mkdir(parents=True)
+    (tmp_path / "scratch" / "mia-sets" / "amazon" / "books.parquet").write_bytes(b"x")
+    (path / "runs" / "one").mkdir(parents=True)
+    (path / "runs" / "one" / "plan.json").write_text("{}")
     return path
 
 
 def test_the_doctor_tells_what_a_report_needs_and_nothing_about_the_person(home):
-    sets = os.pathsep.join([str(home/"sets"), str(home.parent/"scratch"/"mia-sets"), "/home/max/sets", "/nowhere"])
+    sets = os.pathsep.join(
+        [str(home / "sets"), str(home.parent / "scratch" / "mia-sets"), "/home/max/sets", "/nowhere"]
+    )
     out = doctor(home, LOTTERY_DATA=sets, ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2")
     assert "mia" not in out and "max" not in out and str(home) not in out
     lines = {" ".join(line.split()) for line in out.splitlines()}
-    assert {"mnist ~/sets/mnist, 4 files, 1.0 MB", "cifar10 not found", "digits comes with the install", "cache ~/cache (not there)",
-            "runs ~/runs, 1 run", "ONEDNN_MAX_CPU_ISA AVX2", "ATEN_CPU_CAPABILITY avx2", "required all there"} <= lines
+    assert {
+        "mnist ~/sets/mnist, 4 files, 1.0 MB",
+        "cifar10 not found",
+        "digits comes with the install",
+        "cache ~/cache (not there)",
+        "runs ~/runs, 1 run",
+        "ONEDNN_MAX_CPU_ISA AVX2",
+        "ATEN_CPU_CAPABILITY avx2",
+        "required all there",
+    } <= lines
     assert "USER-sets/amazon, 1 file, 0.0 MB" in out and "~other/sets (not there)" in out
-    assert f"lottery_nb {cli.__version__}" in lines and any(line.startswith("torch 2") for line in lines)
+    assert f"lottery_nb {cli_module.__version__}" in lines and any(
+        line.startswith("torch 2") for line in lines
+    )
     assert any(line.startswith("memory ") and line.endswith(" free") for line in lines)
 
 
 def test_the_doctor_speaks_json(home):
     found = json.loads(doctor(home, "--json"))
-    assert {"versions", "devices", "instruction sets", "threads", "data", "folders", "free", "installed"} == found.keys()
-    assert found["data"]["mnist"] == "not found" and found["devices"]["cpu"] and found["instruction sets"]["torch"]
+    assert {
+        "versions",
+        "devices",
+        "instruction sets",
+        "threads",
+        "data",
+        "folders",
+        "free",
+        "installed",
+    } == found.keys()
+    assert (
+        found["data"]["mnist"] == "not found"
+        and found["devices"]["cpu"]
+        and found["instruction sets"]["torch"]
+    )
 
 
 def test_the_doctor_finds_the_files_that_would_be_read(home, monkeypatch):
     for name in ("LOTTERY_CACHE", "LOTTERY_DATA"):
         monkeypatch.setenv(name, str(home))
-    (home/"smallnorb-subset").mkdir()
+    (home / "smallnorb-subset").mkdir()
     for split in ("train", "test"):
-        (home/"smallnorb-subset"/f"a-{split}.parquet").write_bytes(b"")
+        (home / "smallnorb-subset" / f"a-{split}.parquet").write_bytes(b"")
     assert place_of("smallnorb").endswith("smallnorb-subset, 2 files, 0.0 MB")
     for part in LAYOUTS["smallnorb"][0][0][0]:  # the makers' files come first, wherever they lie
-        (home/part).parent.mkdir(exist_ok=True)
-        (home/part).write_bytes(b"")
+        (home / part).parent.mkdir(exist_ok=True)
+        (home / part).write_bytes(b"")
     assert place_of("smallnorb").endswith("smallnorb, 6 files, 0.0 MB")
-    (home/"cifar-10-batches-py").mkdir()
-    (home/"cifar-10-batches-py"/"data_batch_1").write_bytes(b"")
+    (home / "cifar-10-batches-py").mkdir()
+    (home / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"")
     assert place_of("cifar10").endswith("cifar-10-batches-py, 1 file, 0.0 MB")
-    (home/"cifar-10-batches-py"/"data_batch_1").unlink()
+    (home / "cifar-10-batches-py" / "data_batch_1").unlink()
     assert place_of("cifar10").endswith("cifar-10-batches-py, no files")
     with pytest.raises(LotteryError):  # and the loader would have read them
         load_smallnorb()
 
 
 def test_what_is_broken_is_told_and_the_rest_is_shown(monkeypatch, capsys):
-    def broken(): raise RuntimeError("the driver\nis too old")
+    def broken():
+        raise RuntimeError("the driver\nis too old")
+
     monkeypatch.setitem(PARTS, "devices", broken)
     status, out, _ = shell(capsys, "doctor")
     assert status == 0 and "RuntimeError: the driver is too old" in out and "installed" in out
 
 
 def test_the_doctor_comes_where_the_command_does_not_start():
-    code = ("import runpy, sys; sys.modules.update(dict.fromkeys(['plotly', 'ipywidgets', 'anywidget']))\n"
-            "runpy.run_module('lottery_nb.doctor', run_name='__main__')")
+    code = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(['plotly', 'ipywidgets', 'anywidget']))\n"
+        "runpy.run_module('lottery_nb.doctor', run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("versions\n") and "not installed" not in done.stderr
+    assert (
+        done.returncode == 0 and done.stdout.startswith("versions\n") and "not installed" not in done.stderr
+    )
 
 
 # --- a process of its own ---
 
+
 def test_as_a_process(tmp_path, folder):
-    code = "import sys; from lottery_nb.cli import main; assert main() == 0; sys.exit(main(['show', 'nothing']))"
+    code = (
+        "import sys; from lottery_nb.cli import main; assert main() == 0; sys.exit(main(['show', 'nothing']))"
+    )
     line = [sys.executable, "-c", code, *FIND, "--controls", "reinit,random-mask", "--out", "here"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("lottery show: ") and done.stdout.count("ticket") > 0, done.stderr
-    here, there = Run(tmp_path/"here"), Run(folder)
-    assert here.frame.equals(there.frame) and [t.content for t in here.tickets] == [t.content for t in there.tickets]  # another process, the same bits
-    assert json.loads((tmp_path/"here"/"plan.json").read_text()) == json.loads((folder/"plan.json").read_text())
+    assert (
+        done.returncode == 2
+        and done.stderr.count("\n") == 1
+        and done.stderr.startswith("lottery show: ")
+        and done.stdout.count("ticket") > 0
+    ), done.stderr
+    here, there = Run(tmp_path / "here"), Run(folder)
+    assert here.frame.equals(there.frame) and [t.content for t in here.tickets] == [
+        t.content for t in there.tickets
+    ]  # another process, the same bits
+    assert json.loads((tmp_path / "here" / "plan.json").read_text()) == json.loads(
+        (folder / "plan.json").read_text()
+    )

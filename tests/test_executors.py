@@ -1,4 +1,5 @@
 """Executors: threads; somebody else's, by name; jobs that are sent as data."""
+
 import threading
 import time
 from dataclasses import replace
@@ -9,18 +10,25 @@ import torch
 from tiny import listen, of, plan, some_arm, some_mask, within
 
 from lottery_nb.core import LotteryError
-from lottery_nb.executors import EXECUTORS, executor_of, in_threads
-from lottery_nb.models import Network
-from lottery_nb.tickets import find_tickets
-from lottery_nb.training import train
-from lottery_nb.transfer import TransferPlan, transfer
+from lottery_nb.engine.executors import executor_of, EXECUTORS, in_threads
+from lottery_nb.models.network import Network
+from lottery_nb.plans.find import find_tickets
+from lottery_nb.engine.training import train
+from lottery_nb.plans.transfer import transfer, TransferPlan
 
 
 def crowd():
     "Two groups: networks of two widths, a sparse and a dense one each."
     arms = [some_arm(f"arm {k}", seed=k) for k in range(2)]
-    wide = [some_arm(f"wide {k}", Network("lenet-300-100", arms[0].domain.shape, 5, 0.2), seed=k) for k in range(2)]
-    return [replace(a, mask=some_mask(a.network) if a.seed else None) for pair in zip(arms, wide, strict=True) for a in pair]
+    wide = [
+        some_arm(f"wide {k}", Network("lenet-300-100", arms[0].domain.shape, 5, 0.2), seed=k)
+        for k in range(2)
+    ]
+    return [
+        replace(a, mask=some_mask(a.network) if a.seed else None)
+        for pair in zip(arms, wide, strict=True)
+        for a in pair
+    ]
 
 
 def test_lanes_are_told_in_any_order_and_lose_nothing():
@@ -29,11 +37,13 @@ def test_lanes_are_told_in_any_order_and_lose_nothing():
             if (k + i) % 5 == 0:
                 time.sleep(0.001)
             yield k, i
-        return k*k
+        return k * k
 
     with within(30):
         results, events = listen(in_threads([lambda k=k: job(k) for k in range(7)], 3))
-    assert results == [k*k for k in range(7)] and all([i for j, i in events if j == k] == list(range(20)) for k in range(7))
+    assert results == [k * k for k in range(7)] and all(
+        [i for j, i in events if j == k] == list(range(20)) for k in range(7)
+    )
     assert [k for k, i in events if i == 0][:3] != [0, 1, 2] or len({k for k, _ in events[:12]}) > 1
 
 
@@ -58,14 +68,30 @@ def test_jobs_that_are_sent_as_data_end_with_the_same_bits():
     here, told = listen(train(arms, "cpu", layout="stacked"))
     there, seen = listen(train(arms, "cpu", layout="stacked", executor="tiny:sent"))
     assert [t.arm.name for t in there] == [a.name for a in arms] == [t.arm.name for t in here]
-    assert [t.last.fingerprint for t in there] == [t.last.fingerprint for t in here] and [t.metrics for t in there] == [t.metrics for t in here]
+    assert [t.last.fingerprint for t in there] == [t.last.fingerprint for t in here] and [
+        t.metrics for t in there
+    ] == [t.metrics for t in here]
     assert [e.identity for e in of("ArmStarted", seen)] == [e.identity for e in of("ArmStarted", told)]
-    assert [[a.name for a in job.arms] for job in tiny.SENT] == [["arm 0", "arm 1"], ["wide 0", "wide 1"]] == of("Layout", seen)[0].groups
-    assert {(job.device, job.threads) for job in tiny.SENT} == {(torch.device("cpu"), of("Layout", seen)[0].threads)}
+    assert (
+        [[a.name for a in job.arms] for job in tiny.SENT]
+        == [["arm 0", "arm 1"], ["wide 0", "wide 1"]]
+        == of("Layout", seen)[0].groups
+    )
+    assert {(job.device, job.threads) for job in tiny.SENT} == {
+        (torch.device("cpu"), of("Layout", seen)[0].threads)
+    }
 
 
-@pytest.mark.parametrize("executor, says", [("thread", "did you mean 'threads'"), ("tiny:nobody", "holds no 'nobody'"), ("no_such_module:it", "cannot be imported here"),
-                                            ("tiny:NAME", "give one of threads"), (None, "give one of threads")])
+@pytest.mark.parametrize(
+    "executor, says",
+    [
+        ("thread", "did you mean 'threads'"),
+        ("tiny:nobody", "holds no 'nobody'"),
+        ("no_such_module:it", "cannot be imported here"),
+        ("tiny:NAME", "give one of threads"),
+        (None, "give one of threads"),
+    ],
+)
 def test_what_is_no_executor_is_refused_before_anything_is_trained(executor, says):
     with pytest.raises(LotteryError, match=says):
         next(train([some_arm()], "cpu", executor=executor))
@@ -108,7 +134,9 @@ def test_searches_and_transfers_pass_the_executor_on():
 
     tickets, _ = listen(find_tickets(plan(seeds=2), "cpu", executor=counted))
     assert groups == [2, 2, 2]
-    moved, _ = listen(transfer(TransferPlan(tickets[-1:], (tiny.NAME,), controls=()), "cpu", executor=counted))
+    moved, _ = listen(
+        transfer(TransferPlan(tickets[-1:], (tiny.NAME,), controls=()), "cpu", executor=counted)
+    )
     assert groups == [2, 2, 2, len(moved)]
 
 
@@ -116,7 +144,7 @@ def test_lanes_of_a_closed_stream_end():
     def counting():
         yield from range(10**9)
 
-    before, stream = threading.active_count(), in_threads([counting]*3, 2)
+    before, stream = threading.active_count(), in_threads([counting] * 3, 2)
     assert next(stream) == 0 and threading.active_count() == before + 2
     with within(30):
         stream.close()

@@ -1,4 +1,5 @@
 """A field of a recipe or plan tells itself: its flag, its help and its words follow from where it is defined."""
+
 import subprocess
 import sys
 from dataclasses import fields
@@ -6,10 +7,10 @@ from dataclasses import fields
 import pytest
 
 from lottery_nb.cli import fields_from, flag_of, make_parser, names_of, recipe_from
-from lottery_nb.core import LotteryError, canonical, data, setting
-from lottery_nb.tickets import FindPlan
-from lottery_nb.training import OPTIMIZERS, Recipe
-from lottery_nb.transfer import TransferPlan
+from lottery_nb.core import canonical, data, LotteryError, setting
+from lottery_nb.plans.find import FindPlan
+from lottery_nb.engine.recipes import OPTIMIZERS, Recipe
+from lottery_nb.plans.transfer import TransferPlan
 
 PLANS = (Recipe, FindPlan, TransferPlan)
 NESTED = {"recipe", "tickets"}  # fields whose parts have flags, or that are a command's folder
@@ -20,7 +21,9 @@ def test_help_says_what_each_field_means(cls):
     assert all(f.metadata["help"] and f"{f.name}: {f.metadata['help']}" in cls.__doc__ for f in fields(cls))
 
 
-@pytest.mark.parametrize("command, classes", [("find", (FindPlan, Recipe)), ("transfer", (TransferPlan, Recipe))])
+@pytest.mark.parametrize(
+    "command, classes", [("find", (FindPlan, Recipe)), ("transfer", (TransferPlan, Recipe))]
+)
 def test_every_field_has_a_flag(command, classes, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "9999")
     with pytest.raises(SystemExit):
@@ -32,19 +35,120 @@ def test_every_field_has_a_flag(command, classes, capsys, monkeypatch):
 
 
 GIVEN = {
-    Recipe: (["--optimizer", "adam", "--lr", "0.2", "--steps", "9", "--batch-size", "7", "--lr-schedule", "step", "--warmup", "0.1", "--drops", "0.5:0.1,0.8:0.02", "--momentum", "0.5", "--nesterov",
-              "--betas", "0.8,0.9", "--eps", "1e-6", "--weight-decay", "0.1", "--augment", "flip", "--precision", "fp32", "--keep", "best-loss", "--patience", "2", "--quirks", "evaluation-mode"],
-             Recipe("adam", 0.2, 10, 9, 7, "step", 0.1, ((0.5, 0.1), (0.8, 0.02)), 0.5, True, (0.8, 0.9), 1e-6, 0.1, ("flip",), "fp32", "best loss", 2, ("evaluation mode",))),
-    FindPlan: (["--source", "digits[0,2]", "--network", "conv-2", "--width", "0.5", "--rewind", "step 3", "--retrain", "fine-tuning", "--seeds", "3,5", "--criterion", "magnitude-increase", "--scope", "erk",
-                "--score-at", "start", "--prunable", "a.weight,b.weight", "--layer-fractions", "head=0.1,fc1=0.2", "--controls", "random-mask", "--floor", "0.5", "--rates", "0.01,0.3"],
-               dict(source="digits[0,2]", network="conv-2", width=0.5, rewind="step 3", retrain="fine-tuning", seeds=(3, 5), criterion="magnitude increase", scope="erk", score_at="start",
-                    prunable=("a.weight", "b.weight"), layer_fractions={"head": 0.1, "fc1": 0.2}, controls=("random mask",), floor=0.5, rates=(0.01, 0.3)))}
+    Recipe: (
+        [
+            "--optimizer",
+            "adam",
+            "--lr",
+            "0.2",
+            "--steps",
+            "9",
+            "--batch-size",
+            "7",
+            "--lr-schedule",
+            "step",
+            "--warmup",
+            "0.1",
+            "--drops",
+            "0.5:0.1,0.8:0.02",
+            "--momentum",
+            "0.5",
+            "--nesterov",
+            "--betas",
+            "0.8,0.9",
+            "--eps",
+            "1e-6",
+            "--weight-decay",
+            "0.1",
+            "--augment",
+            "flip",
+            "--precision",
+            "fp32",
+            "--keep",
+            "best-loss",
+            "--patience",
+            "2",
+            "--quirks",
+            "evaluation-mode",
+        ],
+        Recipe(
+            "adam",
+            0.2,
+            10,
+            9,
+            7,
+            "step",
+            0.1,
+            ((0.5, 0.1), (0.8, 0.02)),
+            0.5,
+            True,
+            (0.8, 0.9),
+            1e-6,
+            0.1,
+            ("flip",),
+            "fp32",
+            "best loss",
+            2,
+            ("evaluation mode",),
+        ),
+    ),
+    FindPlan: (
+        [
+            "--source",
+            "digits[0,2]",
+            "--network",
+            "conv-2",
+            "--width",
+            "0.5",
+            "--rewind",
+            "step 3",
+            "--retrain",
+            "fine-tuning",
+            "--seeds",
+            "3,5",
+            "--criterion",
+            "magnitude-increase",
+            "--scope",
+            "erk",
+            "--score-at",
+            "start",
+            "--prunable",
+            "a.weight,b.weight",
+            "--layer-fractions",
+            "head=0.1,fc1=0.2",
+            "--controls",
+            "random-mask",
+            "--floor",
+            "0.5",
+            "--rates",
+            "0.01,0.3",
+        ],
+        dict(
+            source="digits[0,2]",
+            network="conv-2",
+            width=0.5,
+            rewind="step 3",
+            retrain="fine-tuning",
+            seeds=(3, 5),
+            criterion="magnitude increase",
+            scope="erk",
+            score_at="start",
+            prunable=("a.weight", "b.weight"),
+            layer_fractions={"head": 0.1, "fc1": 0.2},
+            controls=("random mask",),
+            floor=0.5,
+            rates=(0.01, 0.3),
+        ),
+    ),
+}
 
 
 def test_every_flag_of_a_recipe_is_read():
     flags, want = GIVEN[Recipe]
     assert recipe_from(make_parser().parse_args(["find", *flags]), Recipe()) == want
-    assert set(fields_from(make_parser().parse_args(["find", *flags]), Recipe)) == {f.name for f in fields(Recipe)} - {"epochs"}
+    assert set(fields_from(make_parser().parse_args(["find", *flags]), Recipe)) == {
+        f.name for f in fields(Recipe)
+    } - {"epochs"}
 
 
 def test_every_flag_of_a_search_is_read():
@@ -55,14 +159,42 @@ def test_every_flag_of_a_search_is_read():
 
 
 def test_a_transfer_is_read():
-    line = ["transfer", "x", "--targets", "digits[0,2],mnist", "--start", "fresh", "--norm", "updated", "--head", "source-size", "--normalise", "source", "--rates", "0.3", "--controls", "none"]
-    want = dict(targets=("digits[0,2]", "mnist"), start=("fresh",), norm="updated", head="source size", normalise="source", rates=(0.3,), controls=())
+    line = [
+        "transfer",
+        "x",
+        "--targets",
+        "digits[0,2],mnist",
+        "--start",
+        "fresh",
+        "--norm",
+        "updated",
+        "--head",
+        "source-size",
+        "--normalise",
+        "source",
+        "--rates",
+        "0.3",
+        "--controls",
+        "none",
+    ]
+    want = dict(
+        targets=("digits[0,2]", "mnist"),
+        start=("fresh",),
+        norm="updated",
+        head="source size",
+        normalise="source",
+        rates=(0.3,),
+        controls=(),
+    )
     assert fields_from(make_parser().parse_args(line), TransferPlan) == want
 
 
 def test_none_is_the_default_that_says_so():
     args = make_parser().parse_args(["find", "--prunable", "none", "--rates", "none", "--augment", "none"])
-    assert fields_from(args, FindPlan)["prunable"] is None and fields_from(args, FindPlan)["rates"] == () == fields_from(args, Recipe)["augment"]
+    assert (
+        fields_from(args, FindPlan)["prunable"] is None
+        and fields_from(args, FindPlan)["rates"] == () == fields_from(args, Recipe)["augment"]
+    )
     with pytest.raises(LotteryError, match="--rates holds 'much'"):
         fields_from(make_parser().parse_args(["find", "--rates", "much"]), FindPlan)
 
@@ -76,17 +208,32 @@ def test_a_record_of_somebody_else_tells_its_fields():
     @data
     class Oven:
         "Bakes."
+
         heat: float = setting("degrees", default=180.0)
         plain: int = 3
 
     assert Oven().heat == 180 and Oven.__doc__ == "Bakes.\n\nheat: degrees"
 
 
-@pytest.mark.parametrize("code", ['Recipe(optimizer="adamm")', 'Recipe(keep="bst loss")', 'FindPlan(score_at="end")', 'TransferPlan((), (), body="thaw")'])
+@pytest.mark.parametrize(
+    "code",
+    [
+        'Recipe(optimizer="adamm")',
+        'Recipe(keep="bst loss")',
+        'FindPlan(score_at="end")',
+        'TransferPlan((), (), body="thaw")',
+    ],
+)
 def test_a_type_checker_finds_a_wrong_word(code, tmp_path):
     pytest.importorskip("mypy")
-    (tmp_path/"use.py").write_text(f"from lottery_nb.tickets import FindPlan\nfrom lottery_nb.training import Recipe\nfrom lottery_nb.transfer import TransferPlan\n{code}\n")
-    done = subprocess.run([sys.executable, "-m", "mypy", "--ignore-missing-imports", str(tmp_path/"use.py")], capture_output=True, text=True)
+    (tmp_path / "use.py").write_text(
+        f"from lottery_nb.plans.find import FindPlan\nfrom lottery_nb.training import Recipe\nfrom lottery_nb.transfer import TransferPlan\n{code}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--ignore-missing-imports", str(tmp_path / "use.py")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "use.py:4: error" in done.stdout and "Literal" in done.stdout
 
 

@@ -11,27 +11,60 @@ from safetensors import SafetensorError
 
 from lottery_nb.core import Busy, LotteryError, Unreadable
 from lottery_nb.files import is_sound, read_tensors, reading, write_tensors
-from lottery_nb.papers import RESULTS, kept
-from lottery_nb.runs import read_arms, read_plan, write_plan
-from lottery_nb.tickets import FindPlan
-from lottery_nb.workers import glance
+from lottery_nb.papers.papers import kept, RESULTS
+from lottery_nb.runs.reading import read_plan, write_plan
+from lottery_nb.runs.writing import read_arms
+from lottery_nb.plans.find import FindPlan
+from lottery_nb.runs.workers import glance
 
 
-@pytest.mark.parametrize("raised", [
-    KeyError("a"), IndexError(), ZeroDivisionError(), OverflowError(), TypeError("b"), ValueError("two\nlines"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), AttributeError("c"),
-    RuntimeError("d" * 5000), RecursionError(), OSError(5, "Input/output error"), PermissionError(13, "no"), EOFError(), zlib.error("e"), gzip.BadGzipFile("f"), SafetensorError("g"),
-    json.JSONDecodeError("h", "", 0)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "raised",
+    [
+        KeyError("a"),
+        IndexError(),
+        ZeroDivisionError(),
+        OverflowError(),
+        TypeError("b"),
+        ValueError("two\nlines"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"),
+        AttributeError("c"),
+        RuntimeError("d" * 5000),
+        RecursionError(),
+        OSError(5, "Input/output error"),
+        PermissionError(13, "no"),
+        EOFError(),
+        zlib.error("e"),
+        gzip.BadGzipFile("f"),
+        SafetensorError("g"),
+        json.JSONDecodeError("h", "", 0),
+    ],
+    ids=lambda e: type(e).__name__,
+)
 def test_whatever_a_file_raises_is_one_sentence_about_it(raised, tmp_path):
     with pytest.raises(Unreadable) as e, reading(tmp_path / "some.json", "a thing", "get another"):
         raise raised
     said = str(e.value)
-    assert said.startswith(f"some.json cannot be read as a thing ({type(raised).__name__}") and said.endswith("get another") and "\n" not in said and len(said) < 300
+    assert (
+        said.startswith(f"some.json cannot be read as a thing ({type(raised).__name__}")
+        and said.endswith("get another")
+        and "\n" not in said
+        and len(said) < 300
+    )
 
 
 def test_a_refusal_gets_the_name_of_the_file_once(tmp_path):
-    with pytest.raises(Unreadable) as e, reading(tmp_path / "outer.json", "a plan"), reading(tmp_path / "inner.safetensors", "a ticket"):
+    with (
+        pytest.raises(Unreadable) as e,
+        reading(tmp_path / "outer.json", "a plan"),
+        reading(tmp_path / "inner.safetensors", "a ticket"),
+    ):
         raise LotteryError("its seed=-1: give more", "Ticket.seed", "small")
-    assert (str(e.value), e.value.place, e.value.kind) == ("inner.safetensors: its seed=-1: give more", "Ticket.seed", "small")
+    assert (str(e.value), e.value.place, e.value.kind) == (
+        "inner.safetensors: its seed=-1: give more",
+        "Ticket.seed",
+        "small",
+    )
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, MemoryError, AssertionError])
@@ -78,7 +111,8 @@ def test_kept_results_without_their_table_are_unreadable(tmp_path):
 
 
 def test_a_run_that_is_busy_has_an_error_of_its_own(tmp_path):
-    from lottery_nb.runs import working
+    from lottery_nb.runs.writing import working
+
     with working(tmp_path / "run"), pytest.raises(Busy, match="another process works on"):
         with working(tmp_path / "run"):
             pass

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lottery_nb.core import LotteryError
-from lottery_nb.masks import Mask, overlap, random_mask
+from lottery_nb.pruning.masks import Mask, overlap, random_mask
 
 FEW = settings(max_examples=60, deadline=None)
 SHAPES = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=4)
@@ -23,7 +23,12 @@ def masks(draw):
     shapes = draw(SHAPES)
     sizes = [math.prod(s) for s in shapes]
     bits = [draw(st.lists(st.booleans(), min_size=n, max_size=n)) for n in sizes]
-    return Mask({f"layer{i}.weight": torch.tensor(b).view(s) for i, (b, s) in enumerate(zip(bits, shapes, strict=True))})
+    return Mask(
+        {
+            f"layer{i}.weight": torch.tensor(b).view(s)
+            for i, (b, s) in enumerate(zip(bits, shapes, strict=True))
+        }
+    )
 
 
 def mask_of(*rows):
@@ -52,13 +57,18 @@ def test_a_flipped_byte_is_another_mask_or_refused(mask, data):
         assert name in str(refusal) and "\n" not in str(refusal)
 
 
-@pytest.mark.parametrize("shape", [[-3, -3], [0], [3, 2.0], [True, 9], "33", None, 9, [10**30], [10**12, 10**12], [3, 3, 2]])
+@pytest.mark.parametrize(
+    "shape", [[-3, -3], [0], [3, 2.0], [True, 9], "33", None, 9, [10**30], [10**12, 10**12], [3, 3, 2]]
+)
 def test_shapes_that_do_not_fit_are_refused(shape):
     with pytest.raises(LotteryError, match="'w'"):
         Mask.unpack({"w": torch.zeros(2, dtype=torch.uint8)}, {"w": shape})
 
 
-@pytest.mark.parametrize("packed", [torch.zeros(2), torch.zeros(2, dtype=torch.int8), torch.zeros(1, 2, dtype=torch.uint8), b"\0\0", None])
+@pytest.mark.parametrize(
+    "packed",
+    [torch.zeros(2), torch.zeros(2, dtype=torch.int8), torch.zeros(1, 2, dtype=torch.uint8), b"\0\0", None],
+)
 def test_bytes_of_another_kind_are_refused(packed):
     with pytest.raises(LotteryError, match="'w'"):
         Mask.unpack({"w": packed}, {"w": [3, 3]})
@@ -105,7 +115,11 @@ def test_shuffle_changes_every_layer_that_it_can(mask):
 
 def test_planted_fault_a_shuffle_that_changes_nothing_or_the_density_is_noticed():
     mask = mask_of([1, 0, 0, 1], [1, 1, 1])
-    for fault in (lambda m, s: m, lambda m, s: Mask({n: ~b for n, b in m.items()}), lambda m, s: m.shuffle(torch.seed())):
+    for fault in (
+        lambda m, s: m,
+        lambda m, s: Mask({n: ~b for n, b in m.items()}),
+        lambda m, s: m.shuffle(torch.seed()),
+    ):
         with pytest.raises(AssertionError):
             for _ in range(40):
                 assert_control(fault, mask)
@@ -164,7 +178,13 @@ def test_nesting(mask, seed):
 
 def test_masks_of_other_networks_are_refused():
     a, b = mask_of([1, 0]), mask_of([[1, 0]])
-    for use in (lambda: a & b, lambda: a <= b, lambda: overlap(a, mask_of([1, 0], [1])), lambda: a.apply({"w0": torch.ones(3)}), lambda: a.apply({})):
+    for use in (
+        lambda: a & b,
+        lambda: a <= b,
+        lambda: overlap(a, mask_of([1, 0], [1])),
+        lambda: a.apply({"w0": torch.ones(3)}),
+        lambda: a.apply({}),
+    ):
         with pytest.raises(LotteryError, match="w0|w1"):
             use()
 
@@ -177,11 +197,26 @@ def test_content_decides_equality_and_nothing_changes_it():
     assert mask["w"].tolist() == [True, False] and hash(mask) == before
     with pytest.raises(TypeError):
         mask["w"] = bits
-    assert mask != Mask({"v": mask["w"]}) and mask != Mask({"w": mask["w"].view(1, 2)}) and mask != {"w": mask["w"]}
-    assert copy.deepcopy(mask) == mask == pickle.loads(pickle.dumps(mask)) and len({mask, mask.to("cpu")}) == 1
+    assert (
+        mask != Mask({"v": mask["w"]})
+        and mask != Mask({"w": mask["w"].view(1, 2)})
+        and mask != {"w": mask["w"]}
+    )
+    assert (
+        copy.deepcopy(mask) == mask == pickle.loads(pickle.dumps(mask)) and len({mask, mask.to("cpu")}) == 1
+    )
 
 
-@pytest.mark.parametrize("bits", [{}, {"w": torch.ones(2)}, {"w": torch.ones(2, dtype=torch.uint8)}, {"w": [True]}, {"w": torch.ones(0, dtype=torch.bool)}])
+@pytest.mark.parametrize(
+    "bits",
+    [
+        {},
+        {"w": torch.ones(2)},
+        {"w": torch.ones(2, dtype=torch.uint8)},
+        {"w": [True]},
+        {"w": torch.ones(0, dtype=torch.bool)},
+    ],
+)
 def test_what_is_no_mask_is_refused(bits):
     with pytest.raises(LotteryError):
         Mask(bits)
@@ -189,6 +224,9 @@ def test_what_is_no_mask_is_refused(bits):
 
 def test_dense_takes_names_from_a_network_or_a_mapping():
     net = nn.Linear(3, 2)
-    assert Mask.dense(net, ["weight"]).density == 1 and list(Mask.dense(dict(net.named_parameters()))) == ["weight", "bias"]
+    assert Mask.dense(net, ["weight"]).density == 1 and list(Mask.dense(dict(net.named_parameters()))) == [
+        "weight",
+        "bias",
+    ]
     with pytest.raises(LotteryError, match="'wieght'"):
         Mask.dense(net, ["wieght"])

@@ -11,7 +11,9 @@ from execnb.shell import CaptureShell
 from nbdev.process import NBProcessor
 
 NBS = Path(__file__).parents[1] / "nbs"
-NOTEBOOKS = sorted(path for path in NBS.glob("*.ipynb") if path.name != "index.ipynb") + [NBS / "index.ipynb"]
+NOTEBOOKS = sorted(
+    (path for path in NBS.rglob("*.ipynb") if path.name != "index.ipynb"), key=lambda path: path.name
+) + [NBS / "index.ipynb"]
 EXPORTED = {"default_exp", "export", "exporti", "exports"}
 settings = configparser.ConfigParser()
 settings.read(NBS.parent / "settings.ini", encoding="utf-8")
@@ -36,10 +38,10 @@ def skipped_flags(request):
 
 
 @pytest.fixture
-def shell(monkeypatch):
-    """A fresh shell in nbs/; environment, module path and working directory are as before afterwards."""
+def shell(monkeypatch, path):
+    """A fresh shell in the notebook's folder; environment, module path and working directory are as before afterwards."""
     before = dict(os.environ), list(sys.path)
-    monkeypatch.chdir(NBS)
+    monkeypatch.chdir(path.parent)
     yield CaptureShell()
     os.environ.clear()
     os.environ.update(before[0])
@@ -51,7 +53,9 @@ def test_notebook(path, shell, skipped_flags):
     cells = code_cells(path)
     module = module_of(cells)
     if module:
-        shell.user_ns.update({name: value for name, value in vars(module).items() if not name.startswith("__")})
+        shell.user_ns.update(
+            {name: value for name, value in vars(module).items() if not name.startswith("__")}
+        )
     for cell in cells:
         if cell.directives_.keys() & (EXPORTED | skipped_flags):
             continue
@@ -67,4 +71,6 @@ def test_optional_cells(flag, skipped_flags):
     counts = {path.stem: sum(flag in cell.directives_ for cell in code_cells(path)) for path in NOTEBOOKS}
     left_out = [f"{count} in {name}" for name, count in counts.items() if count]
     if left_out and flag in skipped_flags:
-        pytest.skip(f"notebook cells marked #| {flag}: {', '.join(left_out)}; to run them: pytest --flags {flag}")
+        pytest.skip(
+            f"notebook cells marked #| {flag}: {', '.join(left_out)}; to run them: pytest --flags {flag}"
+        )

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -16,18 +17,50 @@ from nbdev.process import NBProcessor
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lottery_nb"
-ENGINE_LAST = 10  # notebooks 00 to 10 must run where there is no plotly and no widget
-NOT_ON_A_BARE_MACHINE = ["plotly", "anywidget", "ipywidgets", "IPython", "jupyterlab", "fastcore", "nbdev", "execnb"]
-SHIPPED = ["settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
-           "CITATION.cff", "lottery_nb"]
+DRAWS = (
+    "results",
+    "science",
+    "workbench",
+    "papers",
+    "bench",
+    "cli",
+)  # all else must run where there is no plotly and no widget
+NOT_ON_A_BARE_MACHINE = [
+    "plotly",
+    "anywidget",
+    "ipywidgets",
+    "IPython",
+    "jupyterlab",
+    "fastcore",
+    "nbdev",
+    "execnb",
+]
+SHIPPED = [
+    "settings.ini",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "LICENSE",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
+    "lottery_nb",
+]
 
 
 def numbered_modules():
-    """`{module: number in its notebook's name}`, in the order of the notebooks."""
+    """`{module: number in its notebook's name}`, in the order of the notebooks; a module in a wing is 'wing.room'."""
     numbers = {}
-    for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
-        exports = [cell.directives_["default_exp"][0] for cell in NBProcessor(path).nb.cells if "default_exp" in cell.directives_]
+    for path in sorted((ROOT / "nbs").rglob("[0-9]*.ipynb"), key=lambda path: path.name):
+        cells = NBProcessor(path).nb.cells
+        [*exports] = [
+            cell.directives_["default_exp"][0] for cell in cells if "default_exp" in cell.directives_
+        ]
         numbers.update({name: int(path.name.split("_")[0]) for name in exports})
+        assert all(
+            path.relative_to(ROOT / "nbs").parts[:-1] == tuple(name.split(".")[:-1]) for name in exports
+        ), path
     return numbers
 
 
@@ -37,13 +70,23 @@ MODULES = numbered_modules()
 def imports_of(module):
     """Every dotted name that a module imports anywhere, also inside its functions."""
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    here = ["lottery_nb", *module.split(".")]
+    for node in ast.walk(ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = "lottery_nb" + ("." + node.module if node.module else "") if node.level else node.module
+            base = (
+                ".".join([*here[: -node.level], *([node.module] if node.module else [])])
+                if node.level
+                else node.module
+            )
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return found
+
+
+def ours_in(module):
+    """The rooms that a module imports from."""
+    return {name.removeprefix("lottery_nb.") for name in imports_of(module)} & MODULES.keys()
 
 
 def run(*command, **options):
@@ -57,23 +100,68 @@ def run(*command, **options):
 def test_imports_stay_in_order(module):
     names = imports_of(module)
     assert not {name.split(".")[0] for name in names} & {"fastcore", "nbdev", "execnb"}
-    ours = {name.split(".")[1] for name in names if name.startswith("lottery_nb.")} & MODULES.keys()
     order = list(MODULES)
-    later = {other for other in ours if order.index(other) >= order.index(module)}
+    later = {other for other in ours_in(module) if order.index(other) >= order.index(module)}
     assert not later, f"{module} imports from a later notebook: {later}"
 
 
+WINGS = {  # wing -> what it may import beside itself and the ground
+    "data": "",
+    "models": "",
+    "pruning": "models",
+    "rewinding": "models pruning",
+    "engine": "data models pruning rewinding",
+    "plans": "data models pruning rewinding engine",
+    "runs": "data models pruning rewinding engine plans",
+    "results": "data models pruning rewinding plans runs",
+    "science": "data models pruning rewinding engine plans runs results",
+    "workbench": "data models pruning rewinding engine plans runs results science",
+    "papers": "data models pruning rewinding engine plans runs results science",
+    "bench": "data models pruning rewinding engine plans runs results",
+}
+GROUND = {"core", "events", "files"}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_imports_what_stands_below_it(wing):
+    rooms = [module for module in MODULES if module.startswith(wing + ".")]
+    wings = {other.split(".")[0] for room in rooms for other in ours_in(room)}
+    assert rooms and wings <= {wing, *GROUND, *WINGS[wing].split()}, wings
+
+
+def test_no_room_hides_a_name_that_its_wing_lends():
+    code = f"""
+        import importlib, warnings
+        warnings.simplefilter("ignore")
+        from lottery_nb._moved import MOVED
+        for name in {list(MODULES)}:
+            importlib.import_module("lottery_nb." + name)
+        for wing in {list(WINGS)}:
+            module = importlib.import_module("lottery_nb." + wing)
+            rooms = {{name for name, value in vars(module).items() if hasattr(value, "__path__") or hasattr(value, "__spec__")}}
+            for place in MOVED.get(wing, "").split():
+                held = importlib.import_module("lottery_nb." + place)
+                assert not rooms & set(getattr(held, "__all__", ())), (wing, rooms & set(held.__all__))
+        import lottery_nb
+        assert not set(lottery_nb.__all__) & {set(WINGS) | GROUND!r}"""
+    run(sys.executable, "-c", textwrap.dedent(code))
+
+
 def test_engine_runs_on_a_bare_machine():
-    engine = [f"lottery_nb.{module}" for module, number in MODULES.items() if number <= ENGINE_LAST]
+    engine = [f"lottery_nb.{module}" for module in MODULES if module.split(".")[0] not in DRAWS]
     assert engine
     code = f"import sys, importlib\nsys.modules.update(dict.fromkeys({NOT_ON_A_BARE_MACHINE}))\nfor name in {engine}: importlib.import_module(name)"
     run(sys.executable, "-c", code, cwd=ROOT.parent)
 
 
 def test_modules_come_from_notebooks():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == MODULES.keys() | {"__init__", "_modidx"}
+    there = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    assert there == MODULES.keys() | {"__init__", "_modidx", "_moved"} | {
+        f"{wing}.__init__" for wing in WINGS
+    }
     for module in MODULES:
-        assert "AUTOGENERATED" in (PACKAGE / f"{module}.py").read_text(encoding="utf-8")[:500], module
+        text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        assert "AUTOGENERATED" in text[:500], module
 
 
 def test_index_is_a_link():
@@ -84,7 +172,9 @@ def test_index_is_a_link():
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_pages_name_files_that_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    named = re.findall(r"\]\((?!https?:)([^)#]+)", text) + re.findall(r"`((?:nbs|tests|tools)/\w+\.\w+)`", text)
+    named = re.findall(r"\]\((?!https?:)([^)#]+)", text) + re.findall(
+        r"`((?:nbs|tests|tools)/[\w/]+\.\w+)`", text
+    )
     assert named and not [name for name in named if not (ROOT / name).exists()]
 
 
@@ -114,16 +204,25 @@ def test_versions_agree():
     assert list(versions.faults(ROOT)) == []
 
 
-@pytest.mark.parametrize("name, old, new, tag, says", [
-    ("CITATION.cff", "version: 1.2.0", "version: 1.1.0", None, "CITATION.cff names version 1.1.0, settings.ini 1.2.0"),
-    ("CITATION.cff", "version: 1.2.0", "", None, "CITATION.cff names version None"),
-    ("lottery_nb/__init__.py", "1.2.0", "1.3.0", None, "lottery_nb/__init__.py names version 1.3.0"),
-    ("CHANGELOG.md", "## Unreleased", "## New", None, "its first section is 'Unreleased'"),
-    ("CHANGELOG.md", "2026-01-31", "January", None, "1.2.0 - January"),
-    ("CHANGELOG.md", "1.2.0 -", "1.1.0 -", "v1.2.0", "no section of version 1.2.0"),
-    ("CHANGELOG.md", "1.2.0 -", "1.2.0 -", "v1.3.0", "the tag is v1.3.0"),
-    ("CHANGELOG.md", "1.2.0 -", "1.2.0 -", "v1.2.0", ""),
-])
+@pytest.mark.parametrize(
+    "name, old, new, tag, says",
+    [
+        (
+            "CITATION.cff",
+            "version: 1.2.0",
+            "version: 1.1.0",
+            None,
+            "CITATION.cff names version 1.1.0, settings.ini 1.2.0",
+        ),
+        ("CITATION.cff", "version: 1.2.0", "", None, "CITATION.cff names version None"),
+        ("lottery_nb/__init__.py", "1.2.0", "1.3.0", None, "lottery_nb/__init__.py names version 1.3.0"),
+        ("CHANGELOG.md", "## Unreleased", "## New", None, "its first section is 'Unreleased'"),
+        ("CHANGELOG.md", "2026-01-31", "January", None, "1.2.0 - January"),
+        ("CHANGELOG.md", "1.2.0 -", "1.1.0 -", "v1.2.0", "no section of version 1.2.0"),
+        ("CHANGELOG.md", "1.2.0 -", "1.2.0 -", "v1.3.0", "the tag is v1.3.0"),
+        ("CHANGELOG.md", "1.2.0 -", "1.2.0 -", "v1.2.0", ""),
+    ],
+)
 def test_versions_that_differ_are_named(name, old, new, tag, says, tmp_path):
     (tmp_path / "lottery_nb").mkdir()
     (tmp_path / "settings.ini").write_text("[DEFAULT]\nversion = 1.2.0\n")
@@ -147,7 +246,9 @@ def test_forms_ask_for_what_is_needed():
     forms = {path.stem: parsed(path) for path in FORMS if path.stem != "config"}
     assert forms.keys() == {"bug", "feature", "question"}
     for form in forms.values():
-        assert {"name", "description", "body"} <= form.keys() and any(part.get("validations") for part in form["body"])
+        assert {"name", "description", "body"} <= form.keys() and any(
+            part.get("validations") for part in form["body"]
+        )
         ids = [part["id"] for part in form["body"]]
         assert len(ids) == len(set(ids))
     [doctor] = [part for part in forms["bug"]["body"] if part["id"] == "doctor"]
@@ -159,14 +260,20 @@ def test_hooks_are_commands_of_ones_own_environment():
     entries = {hook["id"]: hook["entry"].split() for hook in local["hooks"]}
     assert local["repo"] == "local" and list(entries) == ["clean", "export", "readme", "ruff"]
     for hook in local["hooks"]:
-        assert hook["language"] == "system" and not hook["pass_filenames"] and re.compile(hook.get("files", ""))
-        assert (Path(sys.executable).parent / entries[hook["id"]][0]).exists() or entries[hook["id"]][0] == "python"
+        assert (
+            hook["language"] == "system" and not hook["pass_filenames"] and re.compile(hook.get("files", ""))
+        )
+        assert (Path(sys.executable).parent / entries[hook["id"]][0]).exists() or entries[hook["id"]][
+            0
+        ] == "python"
     assert (ROOT / entries["readme"][1]).exists()
     gate = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert " ".join(entries["ruff"]) in gate  # the hook asks what the gate asks
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert "`pre-commit install`" in text and "`.ci/run --fast`" in text
-    assert "pre-commit" in (ROOT / "settings.ini").read_text(encoding="utf-8").partition("dev_requirements")[2]
+    assert (
+        "pre-commit" in (ROOT / "settings.ini").read_text(encoding="utf-8").partition("dev_requirements")[2]
+    )
 
 
 def test_a_release_is_built_then_tried_then_published_without_a_password():
@@ -176,8 +283,12 @@ def test_a_release_is_built_then_tried_then_published_without_a_password():
     assert release[True] == {"push": {"tags": ["v*"]}} and "secrets." not in text and "password:" not in text
     assert list(jobs) == ["build", "check", "publish"]
     assert jobs["check"]["needs"] == "build" and jobs["publish"]["needs"] == "check"
-    assert jobs["publish"]["permissions"] == {"id-token": "write"} and release["permissions"] == {"contents": "read"}
-    assert not any("checkout" in step.get("uses", "") for step in jobs["check"]["steps"])  # only what was built
+    assert jobs["publish"]["permissions"] == {"id-token": "write"} and release["permissions"] == {
+        "contents": "read"
+    }
+    assert not any(
+        "checkout" in step.get("uses", "") for step in jobs["check"]["steps"]
+    )  # only what was built
     lowest = re.search(r"min_python = (.*)", (ROOT / "settings.ini").read_text(encoding="utf-8"))[1]
     tested = parsed(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"]
     assert jobs["check"]["strategy"]["matrix"]["python"] == tested and tested[0] == lowest
@@ -211,11 +322,15 @@ def test_wheel_from_the_source_archive(built, tmp_path):
         info = {Path(name).name: archive.read(name).decode() for name in names if ".dist-info/" in name}
         archive.extractall(tmp_path)
     assert {name for name in names if ".dist-info/" not in name} == {
-        path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert "License-Expression: Apache-2.0" in info["METADATA"] and "LICENSE" in info
     assert "lottery = lottery_nb.cli:main" in info["entry_points.txt"]
-    assert {"lottery_nb/static/live.js", "lottery_nb/static/live.css"} <= names
+    assert {"lottery_nb/workbench/static/live.js", "lottery_nb/workbench/static/live.css"} <= names
     code = f"import lottery_nb, importlib; [importlib.import_module('lottery_nb.' + name) for name in {list(MODULES)}]; print(lottery_nb.__file__)"
-    where = run(sys.executable, "-c", code, cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    where = run(
+        sys.executable, "-c", code, cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
     assert where.startswith(str(tmp_path))

@@ -10,15 +10,31 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from lottery_nb import follow, forms, live, many_runs, panel
-from lottery_nb.core import EpochDone, LotteryError, RunFailed, RunStarted
-from lottery_nb.pruning import geometric
-from lottery_nb.runs import Log, Run, run
-from lottery_nb.tickets import FindPlan
-from lottery_nb.training import Recipe
-from lottery_nb.workers import stop
+from lottery_nb.workbench import follow as workbench_follow
+from lottery_nb.workbench import charts as workbench_charts
+from lottery_nb.workbench import forms as workbench_forms
+from lottery_nb.workbench import cell as workbench_cell
+from lottery_nb.workbench import live as workbench_live
+from lottery_nb.workbench import compare as workbench_compare
+from lottery_nb.workbench import workbench as workbench_workbench
+from lottery_nb.workbench import find as workbench_find
+from lottery_nb.core import LotteryError
+from lottery_nb.events import EpochDone, RunFailed, RunStarted
+from lottery_nb.pruning.schedules import geometric
+from lottery_nb.runs.log import Log
+from lottery_nb.runs.reading import Run
+from lottery_nb.runs.writing import run
+from lottery_nb.plans.find import FindPlan
+from lottery_nb.engine.recipes import Recipe
+from lottery_nb.runs.workers import stop
 
-SMALL = FindPlan("digits[0-4]", schedule=geometric(0.5, 2), recipe=Recipe(lr=0.05, epochs=2, batch_size=32), seeds=2, controls=("reinit",))
+SMALL = FindPlan(
+    "digits[0-4]",
+    schedule=geometric(0.5, 2),
+    recipe=Recipe(lr=0.05, epochs=2, batch_size=32),
+    seeds=2,
+    controls=("reinit",),
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +47,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def by_hand(monkeypatch):
-    monkeypatch.setattr(panel, "PUMPING", False)
+    monkeypatch.setattr(workbench_workbench, "PUMPING", False)
 
 
 def turn_until(bench, what, timeout=90.0):
@@ -62,7 +78,7 @@ def form_of(bench, **values):
 
 
 def test_a_fresh_workbench_can_start_what_its_form_says(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench)
     assert not tab.go.disabled and bench.bar.place.value == "find"
     assert {"schedule", "classes", "network"} <= bench.live.sent.keys()
@@ -94,34 +110,41 @@ def test_a_fresh_workbench_can_start_what_its_form_says(tmp_path):
     ],
 )
 def test_a_bad_form_cannot_be_started(tmp_path, field, changes):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench, **changes)
     refused = {name for name, f in tab.form.fields.items() if f.why}
     assert refused == {field} and tab.go.disabled
     assert 'role="alert"' in tab.form.fields[field].line.value and "Not yet" in tab.why.value
-    assert not re.search(r">(FindPlan|Recipe|Network)\.", tab.form.fields[field].line.value) and bench.trouble.value == ""
+    assert (
+        not re.search(r">(FindPlan|Recipe|Network)\.", tab.form.fields[field].line.value)
+        and bench.trouble.value == ""
+    )
     tab.go.click()
     settle(bench)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reason_in_a_folded_section_is_seen(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     folds = bench.tabs["find"].form.folds
     assert not any(fold.head.value for fold in folds.values())
     form_of(bench, patience=-1)
-    assert [title for title, fold in folds.items() if fold.head.value] == ["More about training"] and folds["More about training"].inside.layout.display is None
+    assert [title for title, fold in folds.items() if fold.head.value] == ["More about training"] and folds[
+        "More about training"
+    ].inside.layout.display is None
 
 
 def test_what_was_typed_as_a_whole_number_is_one(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     values = form_of(bench, epochs=7, batch_size=16).form.values
-    assert (values["epochs"], values["batch_size"]) == (7, 16) and all(type(values[n]) is int for n in ("epochs", "batch_size", "patience", "rewind_at"))
+    assert (values["epochs"], values["batch_size"]) == (7, 16) and all(
+        type(values[n]) is int for n in ("epochs", "batch_size", "patience", "rewind_at")
+    )
     assert form_of(bench, epochs=1.5).form.fields["epochs"].control.value == 1.5
 
 
 def test_a_plan_that_would_take_years_is_told(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench, part="[0-4]", epochs=10**8)
     assert "That is long" in tab.cost.value and not tab.go.disabled
     assert "That is long" not in form_of(bench, epochs=10).cost.value
@@ -129,29 +152,35 @@ def test_a_plan_that_would_take_years_is_told(tmp_path):
 
 @pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("<odd>")])
 def test_any_fault_of_the_look_at_a_form_is_told_and_goes(tmp_path, monkeypatch, error):
-    bench = panel.Workbench(home=tmp_path)
-    good = panel.looked_at
+    bench = workbench_workbench.Workbench(home=tmp_path)
+    good = workbench_workbench.looked_at
 
     def bad(plan):
         raise error
 
-    monkeypatch.setattr(panel, "looked_at", bad)
+    monkeypatch.setattr(workbench_workbench, "looked_at", bad)
     tab = form_of(bench, width=0.5)
-    assert type(error).__name__ in tab.form.fields["network"].why and type(error).__name__ in bench.trouble.value
+    assert (
+        type(error).__name__ in tab.form.fields["network"].why and type(error).__name__ in bench.trouble.value
+    )
     assert "Reading" not in tab.why.value and tab.go.disabled
-    monkeypatch.setattr(panel, "looked_at", good)
+    monkeypatch.setattr(workbench_workbench, "looked_at", good)
     assert not form_of(bench, width=0.25).go.disabled and bench.trouble.value == ""
 
 
 def test_a_source_that_is_missing_shows_nothing_of_the_one_before(tmp_path, monkeypatch):
     monkeypatch.delenv("LOTTERY_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    bench = panel.Workbench(home=tmp_path / "runs")
+    bench = workbench_workbench.Workbench(home=tmp_path / "runs")
     tab = form_of(bench)
     assert "data:image" in tab.wide.value and "networks" in tab.cost.value
     form_of(bench, source="amazon-books", network="text-cnn")
     assert "was not found in" in tab.form.fields["source"].why and not tab.form.fields["network"].why
-    assert "data:image" not in tab.wide.value and "networks" not in tab.cost.value and "parameters" not in tab.form.fields["network"].line.value
+    assert (
+        "data:image" not in tab.wide.value
+        and "networks" not in tab.cost.value
+        and "parameters" not in tab.form.fields["network"].line.value
+    )
     assert bench.live.sent["classes"]["traces"] == bench.live.sent["network"]["traces"] == []
     form_of(bench, source="digits", network="lenet-300-100")
     assert "data:image" in tab.wide.value and bench.live.sent["classes"]["traces"] and not tab.go.disabled
@@ -162,19 +191,24 @@ def test_a_source_that_is_missing_shows_nothing_of_the_one_before(tmp_path, monk
 
 
 def test_long_texts_are_cut():
-    html = panel.texts_html([("word " * 1000, "positive"), ("<i>", "negative")])
-    assert len(re.sub(r"<[^>]*>", "", html)) < 250 and "positive" in html and "&lt;i&gt;" in html and "<i>" not in html
+    html = workbench_find.texts_html([("word " * 1000, "positive"), ("<i>", "negative")])
+    assert (
+        len(re.sub(r"<[^>]*>", "", html)) < 250
+        and "positive" in html
+        and "&lt;i&gt;" in html
+        and "<i>" not in html
+    )
 
 
 def test_a_mended_form_can_be_started_again(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     assert form_of(bench, lr=-1.0).go.disabled
     assert not form_of(bench, lr=0.1).go.disabled
 
 
 def test_a_click_on_a_form_that_is_still_looked_at_counts(tmp_path):
     """Run pressed right after the last field was changed, before the answer about that field has come."""
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench, part="[0-4]", rounds=1, seeds=1, controls=())
     tab.form.fields["epochs"].control.value = -1
     tab.go.click()
@@ -189,9 +223,12 @@ def test_a_click_on_a_form_that_is_still_looked_at_counts(tmp_path):
 
 
 def test_a_click_is_forgotten_where_the_form_or_the_tab_changes_after_it(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench, part="[0-4]", rounds=1, seeds=1, controls=())
-    for after in (lambda: setattr(tab.form.fields["epochs"].control, "value", 2), lambda: setattr(bench.bar.place, "value", "watch")):
+    for after in (
+        lambda: setattr(tab.form.fields["epochs"].control, "value", 2),
+        lambda: setattr(bench.bar.place, "value", "watch"),
+    ):
         bench.bar.place.value = "find"
         tab.form.fields["epochs"].control.value = 3
         tab.go.click()
@@ -204,7 +241,7 @@ def test_a_click_is_forgotten_where_the_form_or_the_tab_changes_after_it(tmp_pat
 
 
 def test_the_schedule_is_drawn_as_the_slider_moves(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     for rounds in (3, 12):
         form_of(bench, rounds=rounds)
         [(_, arrays)] = bench.live.sent["schedule"]["traces"]
@@ -212,7 +249,7 @@ def test_the_schedule_is_drawn_as_the_slider_moves(tmp_path):
 
 
 def test_time_and_memory_are_measured_before_a_run(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench, part="[0-4]", epochs=3)
     assert "not measured yet" in tab.cost.value
     tab.gauge.click()
@@ -230,7 +267,7 @@ def test_time_and_memory_are_measured_before_a_run(tmp_path):
 
 
 def test_run_pause_resume_stop(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench, part="[0-4]", epochs=400, rounds=1, seeds=1, controls=())
     tab.go.click()
     turn_until(bench, lambda: bench.follower)
@@ -245,7 +282,7 @@ def test_run_pause_resume_stop(tmp_path):
 
 
 def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     tab = form_of(bench, part="[0-4]", epochs=2000, rounds=1, seeds=1, controls=())
     tab.go.click()
     turn_until(bench, lambda: bench.alive)
@@ -253,9 +290,9 @@ def test_a_second_run_is_refused_while_one_is_at_work(tmp_path):
         bench.bar.place.value = "find"
         settle(bench)
         assert tab.go.disabled and "at work" in tab.why.value
-        bench.launch(forms.find_plan({**tab.form.values, "lr": 0.2}), "cpu")
+        bench.launch(workbench_forms.find_plan({**tab.form.values, "lr": 0.2}), "cpu")
         assert "at work" in bench.trouble.value and len(list(tmp_path.glob("*/plan.json"))) == 1
-        other = panel.Workbench(home=tmp_path)  # as after a restart of the kernel
+        other = workbench_workbench.Workbench(home=tmp_path)  # as after a restart of the kernel
         turn_until(other, lambda: other.follower and other.follower.curves)
         assert other.bar.place.value == "watch" and other.follower.path == bench.follower.path
     finally:
@@ -268,9 +305,13 @@ def test_an_error_of_the_worker_is_shown_folded(tmp_path, home):
     (folder / "plan.json").write_bytes((home / "find-small" / "plan.json").read_bytes())
     log = Log(folder / "events.jsonl")
     log.write(RunFailed("out of <memory>", "Traceback: line 1"))
-    bench = panel.Workbench(folder, home=tmp_path)
+    bench = workbench_workbench.Workbench(folder, home=tmp_path)
     settle(bench)
-    assert 'role="alert"' in bench.trouble.value and "<details>" in bench.trouble.value and "out of &lt;memory&gt;" in bench.trouble.value
+    assert (
+        'role="alert"' in bench.trouble.value
+        and "<details>" in bench.trouble.value
+        and "out of &lt;memory&gt;" in bench.trouble.value
+    )
     assert "<details open" not in bench.trouble.value and not bench.bar.buttons["resume"].disabled
 
 
@@ -278,8 +319,10 @@ def test_an_error_has_its_name_and_goes_with_its_run(tmp_path, home):
     folder = tmp_path / "find-broken"
     folder.mkdir()
     (folder / "plan.json").write_bytes((home / "find-small" / "plan.json").read_bytes())
-    Log(folder / "events.jsonl").write(RunFailed("division by zero", "Traceback:\n  1/0\nZeroDivisionError: division by zero\n"))
-    bench = panel.Workbench(folder, home=tmp_path)
+    Log(folder / "events.jsonl").write(
+        RunFailed("division by zero", "Traceback:\n  1/0\nZeroDivisionError: division by zero\n")
+    )
+    bench = workbench_workbench.Workbench(folder, home=tmp_path)
     settle(bench)
     assert "<summary>ZeroDivisionError: division by zero" in bench.trouble.value
     bench.bar.place.value = "find"
@@ -291,15 +334,17 @@ def test_an_error_has_its_name_and_goes_with_its_run(tmp_path, home):
 
 
 def test_a_worker_that_dies_at_once_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(panel, "start", lambda plan, out, device: Run(_planned(plan, out, "Segmentation fault")))
-    bench = panel.Workbench(home=tmp_path)
+    monkeypatch.setattr(
+        workbench_workbench, "start", lambda plan, out, device: Run(_planned(plan, out, "Segmentation fault"))
+    )
+    bench = workbench_workbench.Workbench(home=tmp_path)
     form_of(bench).go.click()
     turn_until(bench, lambda: bench.trouble.value)
     assert "Segmentation fault" in bench.trouble.value
 
 
 def _planned(plan, out, printed):
-    from lottery_nb.runs import write_plan
+    from lottery_nb.runs.reading import write_plan
 
     write_plan(plan, out)
     (out / "worker.log").write_text(printed)
@@ -307,15 +352,15 @@ def _planned(plan, out, printed):
 
 
 def test_a_folder_without_a_run_is_said_not_raised(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     bench.attach(tmp_path)
     assert "there is no file plan.json" in bench.trouble.value
 
 
 def test_a_fault_in_drawing_does_not_end_the_pump(home, monkeypatch):
-    bench = panel.Workbench(home / "find-small", home=home)
-    monkeypatch.setattr(panel, "PUMPING", True)
-    monkeypatch.setattr(panel, "BEAT", 0.01)
+    bench = workbench_workbench.Workbench(home / "find-small", home=home)
+    monkeypatch.setattr(workbench_workbench, "PUMPING", True)
+    monkeypatch.setattr(workbench_workbench, "BEAT", 0.01)
     bench.tabs["watch"].easel.charts["training"] = (lambda: 1 / 0, {"epochs"}, {})
     bench.wake()
     deadline = time.monotonic() + 30
@@ -335,13 +380,17 @@ def test_a_fault_in_drawing_does_not_end_the_pump(home, monkeypatch):
 
 
 def test_transfer_from_the_form(home, tmp_path):
-    bench = panel.Workbench(home=home)
+    bench = workbench_workbench.Workbench(home=home)
     bench.bar.place.value = "transfer"
     tab = bench.tabs["transfer"]
     turn_until(bench, lambda: tab.tickets)
     fields = tab.form.fields
     settle(bench)
-    assert fields["rounds"].control.value == (2,) and not any(field.why for field in fields.values()) and tab.go.disabled  # nothing was chosen yet: no mistake
+    assert (
+        fields["rounds"].control.value == (2,)
+        and not any(field.why for field in fields.values())
+        and tab.go.disabled
+    )  # nothing was chosen yet: no mistake
     assert "Choose targets." in tab.why.value
     fields["rounds"].control.value = ()
     settle(bench)
@@ -360,19 +409,37 @@ def test_transfer_from_the_form(home, tmp_path):
     settle(bench)
     turn_until(bench, lambda: len(bench.live.sent["matrix"]["traces"]) == 2)
     plan = bench.follower.plan
-    assert plan.targets == ("digits[0-4]+invert", "digits[5-9]") and plan.recipe.epochs == 1 and {t.round for t in plan.tickets} == {2}
+    assert (
+        plan.targets == ("digits[0-4]+invert", "digits[5-9]")
+        and plan.recipe.epochs == 1
+        and {t.round for t in plan.tickets} == {2}
+    )
 
 
 @pytest.mark.data
 def test_texts_from_samples_to_words_to_another_domain(tmp_path):
-    bench = panel.Workbench(home=tmp_path)
-    tab = form_of(bench, source="amazon-kitchen", part="@300~bpe(300,20)", network="text-cnn", width=0.05, epochs=1, rounds=1, seeds=1, controls=())
+    bench = workbench_workbench.Workbench(home=tmp_path)
+    tab = form_of(
+        bench,
+        source="amazon-kitchen",
+        part="@300~bpe(300,20)",
+        network="text-cnn",
+        width=0.05,
+        epochs=1,
+        rounds=1,
+        seeds=1,
+        controls=(),
+    )
     assert not tab.go.disabled, tab.why.value
-    assert "<table" in tab.wide.value and "negative" in tab.wide.value  # sentences with their class, not thumbnails
+    assert (
+        "<table" in tab.wide.value and "negative" in tab.wide.value
+    )  # sentences with their class, not thumbnails
     tab.go.click()
     turn_until(bench, lambda: bench.follower and bench.follower.status == "done")
     bench.bar.place.value = "watch"
-    turn_until(bench, lambda: any(p.get("orientation") == "h" for p, _ in bench.live.sent["mask"]["traces"]))  # a bar for each word
+    turn_until(
+        bench, lambda: any(p.get("orientation") == "h" for p, _ in bench.live.sent["mask"]["traces"])
+    )  # a bar for each word
     bench.bar.place.value = "transfer"
     there = bench.tabs["transfer"]
     turn_until(bench, lambda: there.tickets)
@@ -391,18 +458,23 @@ def test_texts_from_samples_to_words_to_another_domain(tmp_path):
 
 
 def test_compare_and_the_ways_out(home, tmp_path, monkeypatch):
-    bench = panel.Workbench(home / "find-small", home=home)
+    bench = workbench_workbench.Workbench(home / "find-small", home=home)
     bench.bar.place.value = "compare"
     tab = bench.tabs["compare"]
     turn_until(bench, lambda: tab.which.value == (str(home / "find-small"),))
     turn_until(bench, lambda: "curves" in bench.live.sent and tab.tables.value)
-    assert "verdict" in tab.tables.value and [p["name"] for p, _ in bench.live.sent["curves"]["traces"]] == ["find-small: dense", "find-small: ticket"]
+    assert "verdict" in tab.tables.value and [p["name"] for p, _ in bench.live.sent["curves"]["traces"]] == [
+        "find-small: dense",
+        "find-small: ticket",
+    ]
     ways = {b.description: b for b in tab.ways}
     for way in ("CSV file", "HTML report", "Tickets"):
         ways[way].click()
     ways["Python cell"].click()
     assert "FindPlan(" in tab.cell.value and tab.out in tab.side.children
-    turn_until(bench, lambda: tab.out.value.count("Written to") == 3)  # each beside the others, and beside the cell
+    turn_until(
+        bench, lambda: tab.out.value.count("Written to") == 3
+    )  # each beside the others, and beside the cell
     assert "FindPlan(" in tab.cell.value and "Writing" not in tab.out.value
     table = pd.read_csv(home / "exports" / "find-small.csv")
     assert len(table) == len(Run(home / "find-small").frame) and set(table["run"]) == {"find-small"}
@@ -418,22 +490,33 @@ def test_compare_and_the_ways_out(home, tmp_path, monkeypatch):
 def test_the_printed_cell_runs_as_it_is(home, monkeypatch, tmp_path):
     monkeypatch.chdir(home)
     names = {}
-    exec(forms.cell_of(home / "find-small"), names)
-    assert names["found"].status == "done" and names["plan"] == SMALL and "'find-small'" in forms.cell_of(home / "find-small")
+    exec(workbench_cell.cell_of(home / "find-small"), names)
+    assert (
+        names["found"].status == "done"
+        and names["plan"] == SMALL
+        and "'find-small'" in workbench_cell.cell_of(home / "find-small")
+    )
 
 
 def test_masks_of_other_networks_are_not_compared(home, tmp_path):
-    wide = FindPlan("digits[0-4]", width=0.5, schedule=geometric(0.5, 2), recipe=Recipe(epochs=1, batch_size=32), seeds=2, controls=())
+    wide = FindPlan(
+        "digits[0-4]",
+        width=0.5,
+        schedule=geometric(0.5, 2),
+        recipe=Recipe(epochs=1, batch_size=32),
+        seeds=2,
+        controls=(),
+    )
     other = run(wide, tmp_path / "wide", device="cpu", show=False)
-    fig = many_runs.overlap_figure([home / "find-small", other.path])
+    fig = workbench_compare.overlap_figure([home / "find-small", other.path])
     assert not fig.data and "parameter" in fig.layout.annotations[0].text
 
 
 # ---- what goes to the page
 
 
-class Page(live.Live):
-    """A widget whose messages are kept, and a page that applies them as live.js does."""
+class Page(workbench_live.Live):
+    """A widget whose messages are kept, and a page that applies them as workbench_live.js does."""
 
     def __init__(self):
         super().__init__("watch")
@@ -447,7 +530,10 @@ class Page(live.Live):
             self.page = {}
         for change in content["charts"]:
             if "whole" in change:
-                self.page[change["name"]] = [{**t["props"], **{p: unpack(v) for p, v in t["arrays"].items()}} for t in change["whole"]["traces"]]
+                self.page[change["name"]] = [
+                    {**t["props"], **{p: unpack(v) for p, v in t["arrays"].items()}}
+                    for t in change["whole"]["traces"]
+                ]
                 continue
             traces = self.page[change["name"]]
             for i, path, start, left, value in change["splices"]:
@@ -458,7 +544,10 @@ class Page(live.Live):
 
 
 def same(page, fig):
-    want = [{**p, **{k: list(v) for k, v in a.items()}} for p, a in map(live.taken_apart, (t.to_plotly_json() for t in fig.data))]
+    want = [
+        {**p, **{k: list(v) for k, v in a.items()}}
+        for p, a in map(workbench_live.taken_apart, (t.to_plotly_json() for t in fig.data))
+    ]
     return json.dumps(page) == json.dumps(want)
 
 
@@ -468,7 +557,13 @@ def test_the_page_holds_what_was_drawn_after_any_changes():
         fig = go.Figure()
         for k in range(rng.integers(1, 4)):
             n = int(rng.integers(0, 9))
-            fig.add_scatter(x=rng.integers(0, 3, n).tolist(), y=[None if v == 0 else float(v) for v in rng.integers(0, 3, n)], hovertext=[str(v) for v in rng.integers(0, 3, n)], name=f"{k}", marker_size=int(rng.integers(1, 3)))
+            fig.add_scatter(
+                x=rng.integers(0, 3, n).tolist(),
+                y=[None if v == 0 else float(v) for v in rng.integers(0, 3, n)],
+                hovertext=[str(v) for v in rng.integers(0, 3, n)],
+                name=f"{k}",
+                marker_size=int(rng.integers(1, 3)),
+            )
         page.show("chart", fig, "watch")
         page.flush()
         assert same(page.page["chart"], fig)
@@ -486,17 +581,17 @@ def test_an_update_costs_no_more_in_a_long_run(home, tmp_path):
     start = next(i for i, line in enumerate(head) if b"ArmStarted" in line)
     (folder / "events.jsonl").write_bytes(b"".join(head[: start + 1]))
     arm = json.loads(head[start])["arm"]
-    log, follower, page, costs = Log(folder / "events.jsonl"), follow.Follower(folder), Page(), []
+    log, follower, page, costs = Log(folder / "events.jsonl"), workbench_follow.Follower(folder), Page(), []
     for epoch in range(1, 20_001):
         log.write(EpochDone(arm, epoch, epoch, 0.1, 1.0, 0.5, 1.0, 0.5 + epoch / 1e5, 0.01))
         if epoch % 200 == 0:
             follower.read()
-            page.show("training", follow.live_training(follower), "watch")
-            page.show("accuracy", follow.live_accuracy(follower), "watch")
+            page.show("training", workbench_charts.live_training(follower), "watch")
+            page.show("accuracy", workbench_charts.live_accuracy(follower), "watch")
             page.flush()
             content, buffers = page.outbox[-1]
             costs.append(len(json.dumps(content)) + sum(map(len, buffers)))
-    assert len(page.page["training"][0]["x"]) <= follow.POINTS
+    assert len(page.page["training"][0]["x"]) <= workbench_follow.POINTS
     assert np.median(costs[-20:]) < 2 * np.median(costs[1:10]) + 2000
 
 
@@ -509,13 +604,15 @@ def test_a_long_log_of_a_run_at_work_is_not_taken_for_a_planned_one(home, tmp_pa
     log.write(RunStarted("hash", "FindPlan", "cpu", "CPU", {}, 1))
     for epoch in range(1000):
         log.write(EpochDone("arm", epoch, epoch, 0.1, 1.0, 0.5, 1.0, 0.5, 0.01))
-    assert panel.newest(tmp_path) == (folder, False) and panel.runs(tmp_path)["status"].tolist() == ["interrupted"]
+    assert workbench_workbench.newest(tmp_path) == (folder, False) and workbench_workbench.runs(tmp_path)[
+        "status"
+    ].tolist() == ["interrupted"]
     (folder / "heartbeat").write_text("1")
-    assert panel.newest(tmp_path) == (folder, True)
+    assert workbench_workbench.newest(tmp_path) == (folder, True)
 
 
 def test_no_update_when_nothing_happens(home):
-    bench = panel.Workbench(home / "find-small", home=home)
+    bench = workbench_workbench.Workbench(home / "find-small", home=home)
     settle(bench)
     turn_until(bench, lambda: not bench.tabs["watch"].easel.stale)
     bench.tick()
@@ -524,19 +621,21 @@ def test_no_update_when_nothing_happens(home):
 
 def test_what_was_typed_is_shown_as_text(tmp_path):
     """A name that looks like HTML is not."""
-    error = panel.error_html(LotteryError("<script>alert(1)</script>"))
+    error = workbench_workbench.error_html(LotteryError("<script>alert(1)</script>"))
     assert "<script>" not in error
-    bench = panel.Workbench(home=tmp_path)
+    bench = workbench_workbench.Workbench(home=tmp_path)
     form_of(bench, part="<img src=x onerror=alert(1)>")
     assert "<img src=x" not in bench.tabs["find"].form.fields["part"].line.value
 
 
 def test_readers_without_widgets_are_told_what_to_do(tmp_path):
-    said = panel.Workbench(home=tmp_path)._repr_mimebundle_()
+    said = workbench_workbench.Workbench(home=tmp_path)._repr_mimebundle_()
     assert "JupyterLab 4" in said["text/plain"] and "application/vnd.jupyter.widget-view+json" in said
 
 
 def test_the_page_side_is_shipped():
-    static = Path(live.__file__).parent / "static"
+    static = Path(workbench_live.__file__).parent / "static"
     assert {p.name for p in static.iterdir()} == {"live.js", "live.css"}
-    assert "http" not in (static / "live.js").read_text() + (static / "live.css").read_text()  # nothing from the network
+    assert (
+        "http" not in (static / "live.js").read_text() + (static / "live.css").read_text()
+    )  # nothing from the network

@@ -11,25 +11,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune as torch_prune
 
-from lottery_nb.core import LotteryError, canonical, from_plain, to_plain
-from lottery_nb.masks import Mask, random_mask
-from lottery_nb.pruning import (
-    CRITERIA,
-    SCOPES,
-    Group,
-    Schedule,
-    Scoring,
-    _share_out,
-    cubic,
-    geometric,
-    in_steps,
-    kept_count,
-    linear,
-    listed,
-    make_mask,
-    one_shot,
-    prune,
-)
+from lottery_nb.core import canonical, from_plain, LotteryError, to_plain
+from lottery_nb.pruning.masks import Mask, random_mask
+from lottery_nb.pruning.schedules import cubic, geometric, linear, listed, one_shot, Schedule
+from lottery_nb.pruning.criteria import CRITERIA, in_steps, Scoring
+from lottery_nb.pruning.scopes import _share_out, Group, kept_count, make_mask, prune, SCOPES
 
 ANY_DENSITY = [name for name in SCOPES.names if not hasattr(SCOPES[name], "check_density")]
 FEW = settings(max_examples=80, deadline=None)
@@ -38,17 +24,33 @@ VALUES = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1e-30, 0.5, 0.5, 2.0, math
 
 def by_sorting(scores, mask, count):
     """The definition: of what the mask keeps, the highest scores, equal ones by position."""
-    places = [(-s.flatten()[i].item(), n, i) for n, (name, s) in enumerate(scores.items()) for i in range(s.numel()) if mask[name].flatten()[i]]
+    places = [
+        (-s.flatten()[i].item(), n, i)
+        for n, (name, s) in enumerate(scores.items())
+        for i in range(s.numel())
+        if mask[name].flatten()[i]
+    ]
     kept = {(n, i) for _, n, i in sorted(places)[:count]}
-    return Mask({name: torch.tensor([(n, i) in kept for i in range(s.numel())]).view(s.shape) for n, (name, s) in enumerate(scores.items())})
+    return Mask(
+        {
+            name: torch.tensor([(n, i) in kept for i in range(s.numel())]).view(s.shape)
+            for n, (name, s) in enumerate(scores.items())
+        }
+    )
 
 
 @st.composite
 def problems(draw):
     """Scores with many ties, a last mask, and a density that it can give."""
     sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
-    scores = {f"l{i}.weight": torch.tensor(draw(st.lists(VALUES, min_size=n, max_size=n))) for i, n in enumerate(sizes)}
-    bits = {name: torch.tensor(draw(st.lists(st.booleans(), min_size=len(s), max_size=len(s)))) for name, s in scores.items()}
+    scores = {
+        f"l{i}.weight": torch.tensor(draw(st.lists(VALUES, min_size=n, max_size=n)))
+        for i, n in enumerate(sizes)
+    }
+    bits = {
+        name: torch.tensor(draw(st.lists(st.booleans(), min_size=len(s), max_size=len(s))))
+        for name, s in scores.items()
+    }
     mask = Mask(bits)
     return scores, mask, draw(st.floats(0, mask.density))
 
@@ -91,7 +93,11 @@ def test_all_equal_one_weight_and_none(scope, size):
     for density in (0.1, 0.25, 0.5, 0.9):
         made = prune(scores, dense, density, scope=scope)
         assert (made["a.weight"].int().diff() <= 0).all(), "ties go by position"
-        expected = kept_count(density, size) + kept_count(density, 1) if scope == "layer" else kept_count(density, size + 1)
+        expected = (
+            kept_count(density, size) + kept_count(density, 1)
+            if scope == "layer"
+            else kept_count(density, size + 1)
+        )
         assert made.kept == expected
 
 
@@ -135,7 +141,9 @@ def test_equal_to_torch_where_there_are_no_ties():
     dense = Mask.dense(scores)
     for density in (0.9, 0.5, 0.01):
         ours, theirs = prune(scores, dense, density), copy.deepcopy(net)
-        torch_prune.global_unstructured([(m, "weight") for m in theirs], torch_prune.L1Unstructured, amount=ours.size - ours.kept)
+        torch_prune.global_unstructured(
+            [(m, "weight") for m in theirs], torch_prune.L1Unstructured, amount=ours.size - ours.kept
+        )
         assert ours == Mask({f"{i}.weight": m.weight_mask.bool() for i, m in enumerate(theirs)})
 
 
@@ -170,7 +178,10 @@ def test_bad_scores_and_densities_are_refused_by_name():
         "density=nan": {"density": math.nan},
         "did you mean 'layer'": {"scope": "layers"},
         "did you mean 'a'": {"layer_densities": {"aa": 0.5}},
-        "ask for 0.5 or less": {"mask": Mask({n: b & (torch.arange(len(b)) < len(b) / 2) for n, b in dense.items()}), "density": 0.6},
+        "ask for 0.5 or less": {
+            "mask": Mask({n: b & (torch.arange(len(b)) < len(b) / 2) for n, b in dense.items()}),
+            "density": 0.6,
+        },
     }
     for message, change in bad.items():
         with pytest.raises(LotteryError, match=message):
@@ -184,7 +195,11 @@ def test_a_nan_where_nothing_is_left_to_keep_does_not_matter():
 
 def test_own_rates_leave_the_rest_exact():
     torch.manual_seed(0)
-    scores = {"fc1.weight": torch.rand(300, 64), "fc2.weight": torch.rand(100, 300), "fc3.weight": torch.rand(10, 100)}
+    scores = {
+        "fc1.weight": torch.rand(300, 64),
+        "fc2.weight": torch.rand(100, 300),
+        "fc3.weight": torch.rand(10, 100),
+    }
     mask = Mask.dense(scores)
     for r in range(1, 12):
         mask = prune(scores, mask, 0.8**r, layer_densities={"fc3": 0.9**r})
@@ -209,8 +224,14 @@ def test_sharing_out(data):
     low, high = 0.0, 51.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if sum(min(c, middle * s) for s, c in zip(shares, caps, strict=True)) < total else (low, middle)
-    assert all(abs(p - min(c, high * s)) < 1 + 1e-9 for p, s, c in zip(parts, shares, caps, strict=True)), "within one of the exact proportion"
+        low, high = (
+            (middle, high)
+            if sum(min(c, middle * s) for s, c in zip(shares, caps, strict=True)) < total
+            else (low, middle)
+        )
+    assert all(abs(p - min(c, high * s)) < 1 + 1e-9 for p, s, c in zip(parts, shares, caps, strict=True)), (
+        "within one of the exact proportion"
+    )
 
 
 def test_erk_densities_follow_evci():
@@ -218,7 +239,9 @@ def test_erk_densities_follow_evci():
     mask = Mask({n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()})
     made = prune({n: torch.rand(s) for n, s in shapes.items()}, mask, 0.02, scope="erk")
     ratios = [made.kept_in[n] / math.prod(s) / (sum(s) / math.prod(s)) for n, s in shapes.items()]
-    assert max(ratios) - min(ratios) < 1 / 70, "densities are proportional to sum over product of the dimensions"
+    assert max(ratios) - min(ratios) < 1 / 70, (
+        "densities are proportional to sum over product of the dimensions"
+    )
 
 
 ROUNDS = st.integers(1, 60)
@@ -240,7 +263,12 @@ def test_schedules_fall_from_one_and_survive_json(schedule):
     assert all(0 < b <= a for a, b in zip(densities, densities[1:], strict=False))
     assert [schedule.density(r) for r in range(schedule.rounds + 1)] == list(densities)
     back = from_plain(to_plain(schedule))
-    assert back == schedule and hash(back) == hash(schedule) and canonical(back) == canonical(schedule) and back.densities == densities
+    assert (
+        back == schedule
+        and hash(back) == hash(schedule)
+        and canonical(back) == canonical(schedule)
+        and back.densities == densities
+    )
 
 
 @FEW
@@ -272,7 +300,12 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.bn, self.drop, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Linear(4, 3)
+        self.conv, self.bn, self.drop, self.head = (
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Dropout(0.5),
+            nn.Linear(4, 3),
+        )
         self.unused = nn.Linear(2, 2)
         self.head.bias.requires_grad_(False)
 
@@ -292,7 +325,9 @@ def scoring():
         x, y = torch.randn(4, 8, 1, 8, 8), torch.randint(3, (4, 8))
         start = {n: torch.randn_like(p) for n, p in model.named_parameters() if n in PRUNABLE}
     weights = {n: p.detach().clone() for n, p in model.named_parameters() if n in PRUNABLE}
-    return Scoring(model, weights, Mask.dense(weights), start, lambda n: zip(x[:n], y[:n], strict=True), (1, 8, 8))
+    return Scoring(
+        model, weights, Mask.dense(weights), start, lambda n: zip(x[:n], y[:n], strict=True), (1, 8, 8)
+    )
 
 
 @pytest.mark.parametrize("name", CRITERIA.names)
@@ -310,11 +345,15 @@ def test_criteria_leave_everything_as_it_was_and_repeat(scoring, name):
     torch.manual_seed(2)
     with torch.no_grad():
         second = CRITERIA[name](scoring)
-    assert set(first) == set(PRUNABLE) and all(torch.equal(first[n], second[n]) and first[n].shape == weights[n].shape for n in first)
+    assert set(first) == set(PRUNABLE) and all(
+        torch.equal(first[n], second[n]) and first[n].shape == weights[n].shape for n in first
+    )
     assert not any(s.requires_grad for s in first.values())
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert all(torch.equal(t, weights[n]) for n, t in scoring.weights.items())
-    assert [m.training for m in model.modules()] == modes and [p.requires_grad for p in model.parameters()] == wanted
+    assert [m.training for m in model.modules()] == modes and [
+        p.requires_grad for p in model.parameters()
+    ] == wanted
     assert (model.head.weight.grad == 7).all() and model.conv.weight.grad is None
 
 
@@ -325,24 +364,38 @@ def test_every_criterion_with_every_scope_is_exact_and_nested(scoring, name, sco
     for density in (0.5, 0.2):
         made = make_mask(name, Scoring(**{**vars(scoring), "mask": mask}), density, scope=scope)
         sizes = [b.numel() for b in mask.values()]
-        assert made.kept == (sum(kept_count(density, n) for n in sizes) if scope == "layer" else kept_count(density, sum(sizes))) and made <= mask
+        assert (
+            made.kept
+            == (
+                sum(kept_count(density, n) for n in sizes)
+                if scope == "layer"
+                else kept_count(density, sum(sizes))
+            )
+            and made <= mask
+        )
         mask = made
 
 
 def test_a_failing_network_gets_its_modes_back(scoring):
     scoring.model.bn.eval()
-    broken = Scoring(**{**vars(scoring), "batches": lambda n: iter([(torch.randn(2, 5), torch.zeros(2).long())])})
+    broken = Scoring(
+        **{**vars(scoring), "batches": lambda n: iter([(torch.randn(2, 5), torch.zeros(2).long())])}
+    )
     with pytest.raises(RuntimeError):
         CRITERIA["snip"](broken)
     assert scoring.model.training and not scoring.model.bn.training
 
 
 def test_pruned_weights_count_as_zero_whatever_they_hold(scoring):
-    mask = random_mask(Mask({n: torch.arange(b.numel()).view_as(b) % 2 == 0 for n, b in scoring.mask.items()}), 0)
+    mask = random_mask(
+        Mask({n: torch.arange(b.numel()).view_as(b) % 2 == 0 for n, b in scoring.mask.items()}), 0
+    )
     dirty = {n: torch.where(mask[n], w, torch.nan) for n, w in scoring.weights.items()}
     clean = mask.apply(scoring.weights)
     for name in ("gradient", "snip", "grasp", "synflow"):
-        one, two = (CRITERIA[name](Scoring(**{**vars(scoring), "mask": mask, "weights": w})) for w in (dirty, clean))
+        one, two = (
+            CRITERIA[name](Scoring(**{**vars(scoring), "mask": mask, "weights": w})) for w in (dirty, clean)
+        )
         assert all(torch.equal(one[n], two[n]) for n in one)
 
 
@@ -359,7 +412,9 @@ def test_grasp_predicts_how_gradient_flow_changes():
     net = nn.Sequential(nn.Linear(6, 3, bias=False), nn.Tanh()).double()
     x, y = torch.randn(20, 6, dtype=torch.float64), torch.arange(20) % 3
     w = {"0.weight": net[0].weight.detach().clone()}
-    scores = CRITERIA["grasp"](Scoring(net, w, Mask.dense(w), batches=lambda n: iter([(x, y)])))["0.weight"].flatten()
+    scores = CRITERIA["grasp"](Scoring(net, w, Mask.dense(w), batches=lambda n: iter([(x, y)])))[
+        "0.weight"
+    ].flatten()
     flat, step = w["0.weight"].flatten(), 1e-5
     for q in range(18):
         smaller = flat.clone()
@@ -389,13 +444,18 @@ def test_snip_is_the_derivative_by_the_switch(scoring):
 
 def test_synflow_is_never_negative_and_never_cuts_a_layer_off(scoring):
     scores = CRITERIA["synflow"](scoring)
-    assert all((s >= 0).all() and s.isfinite().all() for s in scores.values()) and scores["conv.weight"].gt(0).all()
+    assert (
+        all((s >= 0).all() and s.isfinite().all() for s in scores.values())
+        and scores["conv.weight"].gt(0).all()
+    )
     torch.manual_seed(0)
     net = nn.Sequential(*[m for _ in range(6) for m in (nn.Linear(40, 40), nn.ReLU())], nn.Linear(40, 10))
     weights = {n: p.detach() for n, p in net.named_parameters() if p.dim() == 2}
     look = Scoring(net, weights, Mask.dense(weights), batches=lambda n: iter([(torch.zeros(1, 40), None)]))
     assert min(make_mask("synflow", look, 0.005).kept_in.values()) > 0
-    assert min(prune(CRITERIA["synflow"](look), look.mask, 0.005).kept_in.values()) == 0, "one step does cut it off, so the test can fail"
+    assert min(prune(CRITERIA["synflow"](look), look.mask, 0.005).kept_in.values()) == 0, (
+        "one step does cut it off, so the test can fail"
+    )
 
 
 def test_inner_steps_go_down_exponentially(scoring):
@@ -444,9 +504,15 @@ def blocked(draw):
     n = draw(st.integers(1, m - 1))
     outs, groups, height, width = draw(SHAPES)
     shapes = {"conv.weight": (outs, groups * m, height, width), "fc.weight": (outs, groups * m)}
-    scores = {name: torch.tensor(draw(st.lists(VALUES, min_size=math.prod(s), max_size=math.prod(s)))).view(s) for name, s in shapes.items()}
+    scores = {
+        name: torch.tensor(draw(st.lists(VALUES, min_size=math.prod(s), max_size=math.prod(s)))).view(s)
+        for name, s in shapes.items()
+    }
     k = draw(st.integers(n, m))
-    first = {name: torch.tensor(draw(st.lists(VALUES, min_size=s.numel(), max_size=s.numel()))).view(s.shape) for name, s in scores.items()}
+    first = {
+        name: torch.tensor(draw(st.lists(VALUES, min_size=s.numel(), max_size=s.numel()))).view(s.shape)
+        for name, s in scores.items()
+    }
     return n, m, scores, prune(first, Mask.dense(first), k / m, scope=f"{n}:{m}"), draw(st.integers(n, k))
 
 
@@ -462,7 +528,11 @@ def test_every_block_keeps_exactly_its_count_and_revives_nothing(problem):
     made = prune(scores, mask, keep / m, scope=f"{n}:{m}")
     assert made <= mask and made.kept == kept_count(keep / m, mask.size)
     for name, s in scores.items():
-        rows, may, kept = in_blocks(s, m).tolist(), in_blocks(mask[name], m).tolist(), in_blocks(made[name], m).tolist()
+        rows, may, kept = (
+            in_blocks(s, m).tolist(),
+            in_blocks(mask[name], m).tolist(),
+            in_blocks(made[name], m).tolist(),
+        )
         for values, open_, stays in zip(rows, may, kept, strict=True):
             best = sorted((-v, i) for i, v in enumerate(values) if open_[i])[:keep]
             assert [i for i, bit in enumerate(stays) if bit] == sorted(i for _, i in best)
@@ -482,12 +552,24 @@ def test_a_criterion_in_steps_ends_with_the_blocks_that_were_asked_for(steps, sc
     assert made == prune({n: w.abs() for n, w in weights.items()}, Mask.dense(weights), density, scope=scope)
 
 
-@pytest.mark.parametrize("scope, density, shape, says", [
-    ("2:4", 0.25, (2, 8), "use one_shot(0.5), or a schedule of 0.75, 0.5"), ("2:4", 0.6, (2, 8), "cannot give 0.6"), ("1:3", 0.33, (2, 9), "cannot give 0.33"),
-    ("2:4", 0.5, (4, 1, 3, 3), "has 1 inputs, which are no multiple of 4"), ("2:4", 0.5, (4, 6), "has 6 inputs"), ("5:4", 0.5, (2, 8), "n=5"), ("0:4", 0.5, (2, 8), "n=0"), ("1:1", 1, (2, 8), "m=1")])
+@pytest.mark.parametrize(
+    "scope, density, shape, says",
+    [
+        ("2:4", 0.25, (2, 8), "use one_shot(0.5), or a schedule of 0.75, 0.5"),
+        ("2:4", 0.6, (2, 8), "cannot give 0.6"),
+        ("1:3", 0.33, (2, 9), "cannot give 0.33"),
+        ("2:4", 0.5, (4, 1, 3, 3), "has 1 inputs, which are no multiple of 4"),
+        ("2:4", 0.5, (4, 6), "has 6 inputs"),
+        ("5:4", 0.5, (2, 8), "n=5"),
+        ("0:4", 0.5, (2, 8), "n=0"),
+        ("1:1", 1, (2, 8), "m=1"),
+    ],
+)
 def test_a_pattern_refuses_what_it_cannot_give(scope, density, shape, says):
     with pytest.raises(LotteryError) as e:
-        prune({"w": torch.rand(shape)}, Mask({"w": torch.ones(shape, dtype=torch.bool)}), density, scope=scope)
+        prune(
+            {"w": torch.rand(shape)}, Mask({"w": torch.ones(shape, dtype=torch.bool)}), density, scope=scope
+        )
     assert says in str(e.value) and e.value.place == "FindPlan.scope"
 
 
@@ -500,20 +582,41 @@ def test_blocks_that_lost_too_much_are_refused_not_revived():
 
 def by_output(mask, names, density):
     """A scope of somebody else: each output is a block of its own."""
-    return [Group((n,), round(density * mask[n][0].numel()), lambda bits: torch.arange(len(bits)).view(-1, *[1] * (bits.ndim - 1)).expand_as(bits)) for n in names]
+    return [
+        Group(
+            (n,),
+            round(density * mask[n][0].numel()),
+            lambda bits: torch.arange(len(bits)).view(-1, *[1] * (bits.ndim - 1)).expand_as(bits),
+        )
+        for n in names
+    ]
 
 
 def test_a_scope_of_somebody_else_may_have_blocks_or_give_pairs():
     score = torch.tensor([[4.0, 3.0, 2.0, 1.0], [40.0, 30.0, 20.0, 10.0]])
     everything = Mask({"w": torch.ones(2, 4, dtype=torch.bool)})
     assert prune({"w": score}, everything, 0.5, scope=by_output)["w"].int().tolist() == [[1, 1, 0, 0]] * 2
-    assert prune({"w": score}, everything, 0.5, scope=lambda mask, names, density: [(names, 4)])["w"].int().tolist() == [[0] * 4, [1] * 4]
+    assert prune({"w": score}, everything, 0.5, scope=lambda mask, names, density: [(names, 4)])[
+        "w"
+    ].int().tolist() == [[0] * 4, [1] * 4]
 
 
-@pytest.mark.parametrize("block, says", [(lambda bits: torch.arange(8).view(2, 4) // 3, "have 2 to 3 weights"), (lambda bits: torch.arange(8), "a number for each weight"), (lambda bits: None, "a number for each weight")])
+@pytest.mark.parametrize(
+    "block, says",
+    [
+        (lambda bits: torch.arange(8).view(2, 4) // 3, "have 2 to 3 weights"),
+        (lambda bits: torch.arange(8), "a number for each weight"),
+        (lambda bits: None, "a number for each weight"),
+    ],
+)
 def test_blocks_that_are_none_are_refused(block, says):
     with pytest.raises(LotteryError, match=says):
-        prune({"w": torch.rand(2, 4)}, Mask({"w": torch.ones(2, 4, dtype=torch.bool)}), 0.5, scope=lambda mask, names, density: [Group(names, 1, block)])
+        prune(
+            {"w": torch.rand(2, 4)},
+            Mask({"w": torch.ones(2, 4, dtype=torch.bool)}),
+            0.5,
+            scope=lambda mask, names, density: [Group(names, 1, block)],
+        )
 
 
 def test_weights_that_are_gone_may_score_anything():

@@ -9,11 +9,12 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from lottery_nb.core import LotteryError
-from lottery_nb.pruning import Schedule, cubic, geometric, listed, one_shot
-from lottery_nb.report import findings, plan_table, recipe_text, report, schedule_text, time_text, words, write_report
-from lottery_nb.stats import short_table
-from lottery_nb.tickets import FindPlan
-from lottery_nb.training import Recipe
+from lottery_nb.pruning.schedules import cubic, geometric, listed, one_shot, Schedule
+from lottery_nb.results.words import plan_table, recipe_text, schedule_text, words
+from lottery_nb.results.report import findings, report, time_text, write_report
+from lottery_nb.results.tables import short_table
+from lottery_nb.plans.find import FindPlan
+from lottery_nb.engine.recipes import Recipe
 from made_up import made_up_results
 
 FOUND = made_up_results(seeds=3, rounds=3)
@@ -29,8 +30,17 @@ class Plan:
 
 
 def run(frame=FOUND, **changes):
-    info = dict(plan_hash="feedbeef", device="cpu", device_name="CPU, 2 threads", date="2025-01-31", seconds=84.0, versions={"torch": "2.11"})
-    return SimpleNamespace(**{**dict(frame=frame, layers=None, plan=Plan(), info=info, status="done"), **changes})
+    info = dict(
+        plan_hash="feedbeef",
+        device="cpu",
+        device_name="CPU, 2 threads",
+        date="2025-01-31",
+        seconds=84.0,
+        versions={"torch": "2.11"},
+    )
+    return SimpleNamespace(
+        **{**dict(frame=frame, layers=None, plan=Plan(), info=info, status="done"), **changes}
+    )
 
 
 def body(page):
@@ -59,14 +69,20 @@ def test_numbers_of_the_table_stand_in_the_page(frame):
 
 def test_a_table_for_each_target_in_html():
     page = body(report(MOVED))
-    assert page.count("<table") == 2 + 2 and re.findall(r"<h3>(.*?)</h3>", page) == [f"Test accuracy on made-up {d}, from made-up source" for d in ("target", "shift")] + ["Is it a winning ticket?"]
+    assert page.count("<table") == 2 + 2 and re.findall(r"<h3>(.*?)</h3>", page) == [
+        f"Test accuracy on made-up {d}, from made-up source" for d in ("target", "shift")
+    ] + ["Is it a winning ticket?"]
     assert "\u00a0±\u00a0" in page and not re.search(r"<td>[^<]* ± ", page)
 
 
 def test_users_words_are_escaped_everywhere():
     evil = "</script><script>alert(1)</script>"
     frame = FOUND.replace({"made-up source": evil})
-    page = body(report(run(frame, plan=Plan(evil), info=dict(device_name=evil, failed=[evil]), status=evil), title=evil))
+    page = body(
+        report(
+            run(frame, plan=Plan(evil), info=dict(device_name=evil, failed=[evil]), status=evil), title=evil
+        )
+    )
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert page.count("<script") == page.count("</script>")
 
@@ -74,60 +90,109 @@ def test_users_words_are_escaped_everywhere():
 def test_undertrained_runs_show_no_curve_and_claim_nothing():
     page = body(report(run(plan=Plan(floor=0.95))))
     assert "undertrained: dense validation accuracy" in page and not findings(run(plan=Plan(floor=0.95)))
-    figure, = re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)
+    (figure,) = re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)
     assert json.loads(figure)["data"] == []
 
 
-@pytest.mark.parametrize("change, says", [
-    (dict(status="running"), "This run is running"),
-    (dict(frame=FOUND[~((FOUND["role"] == "reinit") & (FOUND["split"] == "test"))]), "9 of 30 networks have no test result"),
-    (dict(frame=FOUND[FOUND["seed"] == 0]), "Single run")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(status="running"), "This run is running"),
+        (
+            dict(frame=FOUND[~((FOUND["role"] == "reinit") & (FOUND["split"] == "test"))]),
+            "9 of 30 networks have no test result",
+        ),
+        (dict(frame=FOUND[FOUND["seed"] == 0]), "Single run"),
+    ],
+)
 def test_warnings(change, says):
     assert says in body(report(run(**change))) and says not in body(report(run()))
 
 
 def test_findings_say_what_the_verdicts_say():
-    one, = findings(made_up_results())
+    (one,) = findings(made_up_results())
     assert "above dense at 6 of 8 densities (65 % to 7.54 %)" in one and "below" not in one
     turned = made_up_results()
-    turned["role"] = turned["role"].map({"ticket": "random mask", "random mask": "ticket"}).fillna(turned["role"])
-    one, = findings(turned)
+    turned["role"] = (
+        turned["role"].map({"ticket": "random mask", "random mask": "ticket"}).fillna(turned["role"])
+    )
+    (one,) = findings(turned)
     assert "below dense at" in one and "below random mask at 8 of 8" in one
-    assert findings(FOUND[FOUND["role"] != "ticket"]) == [] and findings(FOUND[FOUND["role"] == "ticket"]) == []
+    assert (
+        findings(FOUND[FOUND["role"] != "ticket"]) == [] and findings(FOUND[FOUND["role"] == "ticket"]) == []
+    )
 
 
 def test_plan_in_words():
     told = dict(plan_table(Plan(floor=0.9)).to_numpy())
-    assert told["seeds"] == "3" and told["floor"] == "90 % validation accuracy of the dense network" and "floor" not in dict(plan_table(Plan()).to_numpy())
-    assert words(()) == "none" and words({"head": 0.1}) == "head 0.1" and words(time_text) == "time_text" and words(SimpleNamespace(name="x-r1")) == "x-r1"
+    assert (
+        told["seeds"] == "3"
+        and told["floor"] == "90 % validation accuracy of the dense network"
+        and "floor" not in dict(plan_table(Plan()).to_numpy())
+    )
+    assert (
+        words(()) == "none"
+        and words({"head": 0.1}) == "head 0.1"
+        and words(time_text) == "time_text"
+        and words(SimpleNamespace(name="x-r1")) == "x-r1"
+    )
     assert words(tuple(range(20))) == "0, 1, 2 … 19 (20 in all)"
 
 
 def test_find_plan_says_what_is_special_and_no_more():
     plain = dict(plan_table(FindPlan("digits", schedule=geometric(0.4, 6))).to_numpy())
-    assert plain["sparsity"] == "geometric, 40 % of the remaining weights a round, 6 rounds" and plain["rewind to"] == "initial weights"
+    assert (
+        plain["sparsity"] == "geometric, 40 % of the remaining weights a round, 6 rounds"
+        and plain["rewind to"] == "initial weights"
+    )
     assert not {"width", "score at", "prunable", "floor", "layers with a rate of their own"} & set(plain)
-    special = dict(plan_table(FindPlan("digits", width=0.5, score_at="start", layer_fractions={"head": 0.1})).to_numpy())
-    assert (special["width"], special["score at"], special["layers with a rate of their own"]) == ("0.5", "start", "head: 10 % a round")
+    special = dict(
+        plan_table(FindPlan("digits", width=0.5, score_at="start", layer_fractions={"head": 0.1})).to_numpy()
+    )
+    assert (special["width"], special["score at"], special["layers with a rate of their own"]) == (
+        "0.5",
+        "start",
+        "head: 10 % a round",
+    )
 
 
-@pytest.mark.parametrize("schedule, says", [
-    (geometric(0.2, 1), "geometric, 20 % of the remaining weights a round, 1 round"), (one_shot(0.1), "one-shot, down to 10 %"),
-    (cubic(0.05, 4), "cubic, down to 5 % in 4 rounds"), (listed([0.5, 0.2]), "listed densities: 50 %, 20 %"), (Schedule("linear", 2, (0.3,)), "linear, down to 30 % in 2 rounds")])
+@pytest.mark.parametrize(
+    "schedule, says",
+    [
+        (geometric(0.2, 1), "geometric, 20 % of the remaining weights a round, 1 round"),
+        (one_shot(0.1), "one-shot, down to 10 %"),
+        (cubic(0.05, 4), "cubic, down to 5 % in 4 rounds"),
+        (listed([0.5, 0.2]), "listed densities: 50 %, 20 %"),
+        (Schedule("linear", 2, (0.3,)), "linear, down to 30 % in 2 rounds"),
+    ],
+)
 def test_schedules_in_words(schedule, says):
     assert schedule_text(schedule) == says
 
 
-@pytest.mark.parametrize("recipe, says", [
-    (Recipe(lr=0.05, epochs=8, batch_size=32), "sgd, learning rate 0.05 (one-cycle), 8 epochs, batches of 32"), (None, "as the tickets were found"),
-    (Recipe(optimizer="adam", steps=5000, weight_decay=1e-4, augment=("crop", "flip")), "adam, learning rate 0.1 (one-cycle), 5,000 steps, batches of 128, weight decay 0.0001, augment crop, flip")])
+@pytest.mark.parametrize(
+    "recipe, says",
+    [
+        (
+            Recipe(lr=0.05, epochs=8, batch_size=32),
+            "sgd, learning rate 0.05 (one-cycle), 8 epochs, batches of 32",
+        ),
+        (None, "as the tickets were found"),
+        (
+            Recipe(optimizer="adam", steps=5000, weight_decay=1e-4, augment=("crop", "flip")),
+            "adam, learning rate 0.1 (one-cycle), 5,000 steps, batches of 128, weight decay 0.0001, augment crop, flip",
+        ),
+    ],
+)
 def test_recipes_in_words(recipe, says):
     assert recipe_text(recipe) == says
 
 
 def test_written_whole(tmp_path):
-    path = write_report(tmp_path/"deep"/"report.html", FOUND, "T")
-    assert path.read_text(encoding="utf-8") == report(FOUND, "T") and [p.name for p in path.parent.iterdir()] == ["report.html"]
+    path = write_report(tmp_path / "deep" / "report.html", FOUND, "T")
+    assert path.read_text(encoding="utf-8") == report(FOUND, "T") and [
+        p.name for p in path.parent.iterdir()
+    ] == ["report.html"]
 
 
 def test_refused():
@@ -141,9 +206,15 @@ def test_refused():
 
 def test_the_verdict_has_a_line_for_each_ticket_and_says_what_open_means():
     page = body(report(run()))
-    section = page[page.index("Is it a winning ticket?"):page.index("<details>")]
-    assert section.count("<tr") == 1 + 3 and "<td>open</td>" in section and "'open' is not enough evidence" in html.unescape(section)
-    assert "The evidence for each word" in page and "winning ticket?" not in body(report(run(plan=Plan(floor=0.95))))
+    section = page[page.index("Is it a winning ticket?") : page.index("<details>")]
+    assert (
+        section.count("<tr") == 1 + 3
+        and "<td>open</td>" in section
+        and "'open' is not enough evidence" in html.unescape(section)
+    )
+    assert "The evidence for each word" in page and "winning ticket?" not in body(
+        report(run(plan=Plan(floor=0.95)))
+    )
 
 
 def test_figures_are_as_wide_as_the_page_and_plans_have_names():

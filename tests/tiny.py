@@ -1,4 +1,5 @@
 """Small data, networks and arms for the tests of the engine; the networks are found by name, as a user's would be."""
+
 import contextlib
 import pickle
 import signal
@@ -8,17 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lottery_nb import tickets as tickets_module
+from lottery_nb.plans import tickets as plans_tickets
 from lottery_nb.core import generator, seed_for
-from lottery_nb.domains import batch_images, domain
-from lottery_nb.executors import in_threads
-from lottery_nb.masks import Mask
-from lottery_nb.models import Network
-from lottery_nb.own_data import from_arrays
-from lottery_nb.pruning import geometric
-from lottery_nb.rewinding import fresh, load
-from lottery_nb.tickets import FindPlan, find_tickets
-from lottery_nb.training import Arm, Recipe, train
+from lottery_nb.data.batches import batch_images
+from lottery_nb.data.domains import domain
+from lottery_nb.engine.executors import in_threads
+from lottery_nb.pruning.masks import Mask
+from lottery_nb.models.network import Network
+from lottery_nb.data.own import from_arrays
+from lottery_nb.pruning.schedules import geometric
+from lottery_nb.rewinding.snapshots import fresh, load
+from lottery_nb.plans.find import find_tickets, FindPlan
+from lottery_nb.engine.recipes import Recipe
+from lottery_nb.engine.arms import Arm
+from lottery_nb.engine.training import train
 
 NAME = "digits[0-4]@200"  # 180 pictures to train on, 20 to validate on
 
@@ -36,7 +40,10 @@ def listen(stream):
 @contextlib.contextmanager
 def within(seconds):
     "Ends what never would."
-    def late(*_): raise TimeoutError(f"not done after {seconds} s")
+
+    def late(*_):
+        raise TimeoutError(f"not done after {seconds} s")
+
     old = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
     try:
@@ -48,7 +55,9 @@ def within(seconds):
 
 def of(kind, events, **fields):
     "The events of one kind with these fields."
-    return [e for e in events if type(e).__name__ == kind and all(getattr(e, k) == v for k, v in fields.items())]
+    return [
+        e for e in events if type(e).__name__ == kind and all(getattr(e, k) == v for k, v in fields.items())
+    ]
 
 
 def some_arm(name="arm", network="lenet-300-100", on=NAME, **fields):
@@ -69,12 +78,24 @@ def trained(*arms):
 def some_mask(network, density=0.3, seed=0):
     "A random mask over all weights of two and more dimensions."
     weights = {n: w for n, w in fresh(network, 0).weights.items() if w.ndim > 1}
-    return Mask({n: torch.rand(w.shape, generator=generator(seed, "mask", n)) < density for n, w in weights.items()})
+    return Mask(
+        {n: torch.rand(w.shape, generator=generator(seed, "mask", n)) < density for n, w in weights.items()}
+    )
 
 
 def plan(**fields):
     "A search of a second or less."
-    return FindPlan(**{"source": NAME, "width": 0.1, "schedule": geometric(0.4, 2), "recipe": Recipe(lr=0.05, epochs=2, batch_size=32), "seeds": 1, "controls": (), **fields})
+    return FindPlan(
+        **{
+            "source": NAME,
+            "width": 0.1,
+            "schedule": geometric(0.4, 2),
+            "recipe": Recipe(lr=0.05, epochs=2, batch_size=32),
+            "seeds": 1,
+            "controls": (),
+            **fields,
+        }
+    )
 
 
 def find(monkeypatch, **fields):
@@ -87,14 +108,14 @@ def find(monkeypatch, **fields):
         made.update({r.arm.name: r for r in results})
         return results
 
-    monkeypatch.setattr(tickets_module, "train", watching)
+    monkeypatch.setattr(plans_tickets, "train", watching)
     tickets, events = listen(find_tickets(plan(**fields), "cpu"))
     return tickets, events, made
 
 
 def exactly(density, size):
     "The count that a density means."
-    return int(round(density*size))
+    return int(round(density * size))
 
 
 def same(a, b):
@@ -107,7 +128,10 @@ def measure(network, snapshot, split, there, dtype=torch.float32):
     model = load(network.build(0).to(dtype), snapshot).eval()
     with torch.no_grad():
         out = model(batch_images(split.x, torch.arange(len(split)), there.mean, there.std, dtype=dtype))
-    return {"accuracy": (out.argmax(1) == split.y).double().mean().item(), "loss": F.cross_entropy(out, split.y).item()}
+    return {
+        "accuracy": (out.argmax(1) == split.y).double().mean().item(),
+        "loss": F.cross_entropy(out, split.y).item(),
+    }
 
 
 def noise_domain(name="own", n=60, classes=3, shape=(1, 8, 8), test=True, seed=0):
@@ -120,52 +144,83 @@ def noise_domain(name="own", n=60, classes=3, shape=(1, 8, 8), test=True, seed=0
 
 # --- networks of a user ---
 
+
 class Watched(nn.Module):
     "Notes at every forward pass whether gradients are on, which of its modules are in training mode, and what it was shown."
+
     log: list = []  # noqa: RUF012
 
     def __init__(self, shape, n_classes):
         super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(shape[0]*shape[1]*shape[2], 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2))
+        self.body = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(shape[0] * shape[1] * shape[2], 12),
+            nn.BatchNorm1d(12),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+        )
         self.out = nn.Linear(12, n_classes)
 
     def forward(self, x):
-        if x.dtype == torch.float32 and len(x) > 8:  # in double precision, or with a few pictures, a network is only tried
-            Watched.log.append((torch.is_grad_enabled(), {m.training for m in self.modules()}, x.detach().clone()))
+        if (
+            x.dtype == torch.float32 and len(x) > 8
+        ):  # in double precision, or with a few pictures, a network is only tried
+            Watched.log.append(
+                (torch.is_grad_enabled(), {m.training for m in self.modules()}, x.detach().clone())
+            )
         return self.out(self.body(x))
 
 
-def watched(input_shape, n_classes): return Watched(input_shape, n_classes)
+def watched(input_shape, n_classes):
+    return Watched(input_shape, n_classes)
 
 
 class Dropping(nn.Module):
     "Draws from torch's global generator with a function, which no module shows."
+
     def __init__(self, shape, n_classes):
         super().__init__()
-        self.first, self.out = nn.Linear(shape[0]*shape[1]*shape[2], 12), nn.Linear(12, n_classes)
+        self.first, self.out = nn.Linear(shape[0] * shape[1] * shape[2], 12), nn.Linear(12, n_classes)
         self.drawn: list = []
 
-    def forward(self, x): return self.out(F.dropout(self.first(x.flatten(1)).relu(), 0.5, self.training))
+    def forward(self, x):
+        return self.out(F.dropout(self.first(x.flatten(1)).relu(), 0.5, self.training))
 
 
-def dropping(input_shape, n_classes): return Dropping(input_shape, n_classes)
+def dropping(input_shape, n_classes):
+    return Dropping(input_shape, n_classes)
 
 
 def normed(input_shape, n_classes):
     "A body with batch norm and a linear head."
     c, h, w = input_shape
-    return nn.Sequential(nn.Conv2d(c, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4*h*w, n_classes))
+    return nn.Sequential(
+        nn.Conv2d(c, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * h * w, n_classes),
+    )
 
 
 def channelled(input_shape, n_classes):
     "As many maps as the picture has channels, four times over."
     c, h, w = input_shape
-    return nn.Sequential(nn.Conv2d(c, 4*c, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4*c*h*w, n_classes))
+    return nn.Sequential(
+        nn.Conv2d(c, 4 * c, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * c * h * w, n_classes)
+    )
 
 
 def level(input_shape, n_classes):
     "All weights of a layer are equal: nothing but ties."
-    net = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1]*input_shape[2], 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, n_classes))
+    net = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(input_shape[1] * input_shape[2], 7),
+        nn.ReLU(),
+        nn.Linear(7, 5),
+        nn.ReLU(),
+        nn.Linear(5, n_classes),
+    )
     with torch.no_grad():
         for p in net.parameters():
             p.fill_(0.1)
@@ -174,21 +229,25 @@ def level(input_shape, n_classes):
 
 class Rooted(nn.Module):
     "The gradient of a weight that is 0 is NaN."
+
     def __init__(self, shape, n_classes):
         super().__init__()
-        self.first, self.out = nn.Linear(shape[1]*shape[2], 12), nn.Linear(12, n_classes)
+        self.first, self.out = nn.Linear(shape[1] * shape[2], 12), nn.Linear(12, n_classes)
 
-    def forward(self, x): return self.out(F.linear(x.flatten(1), self.first.weight.abs().sqrt()).relu())
+    def forward(self, x):
+        return self.out(F.linear(x.flatten(1), self.first.weight.abs().sqrt()).relu())
 
 
-def rooted(input_shape, n_classes): return Rooted(input_shape, n_classes)
+def rooted(input_shape, n_classes):
+    return Rooted(input_shape, n_classes)
 
 
 class Fragile(nn.Module):
     "With seed 1 it gives NaN as soon as half of its weights are pruned."
+
     def __init__(self, shape, n_classes):
         super().__init__()
-        self.first, self.out = nn.Linear(shape[1]*shape[2], 12), nn.Linear(12, n_classes)
+        self.first, self.out = nn.Linear(shape[1] * shape[2], 12), nn.Linear(12, n_classes)
         self.register_buffer("breaks", torch.tensor(torch.initial_seed() == seed_for(1, "init")))
 
     def forward(self, x):
@@ -196,12 +255,15 @@ class Fragile(nn.Module):
         return torch.where(broken, torch.nan, self.out(self.first(x.flatten(1)).relu()))
 
 
-def fragile(input_shape, n_classes): return Fragile(input_shape, n_classes)
+def fragile(input_shape, n_classes):
+    return Fragile(input_shape, n_classes)
 
 
 def explosive(input_shape, n_classes):
     "With seed 1 its weights are so large that no loss is a number."
-    net = nn.Sequential(nn.Flatten(), nn.Linear(input_shape[1]*input_shape[2], 12), nn.ReLU(), nn.Linear(12, n_classes))
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(input_shape[1] * input_shape[2], 12), nn.ReLU(), nn.Linear(12, n_classes)
+    )
     if torch.initial_seed() == seed_for(1, "init"):
         with torch.no_grad():
             for p in net.parameters():
@@ -218,12 +280,14 @@ by_row.steps = 5
 
 
 def installed(folder, monkeypatch, name, source, **points):
-    "A package on the path, as pip would leave it: a module of that name, and entry points `kind=\"name = module:thing\"` (blanks of the kind as underscores)."
-    (folder/f"{name}.py").write_text(source)
-    info = folder/f"{name}-1.0.dist-info"
+    'A package on the path, as pip would leave it: a module of that name, and entry points `kind="name = module:thing"` (blanks of the kind as underscores).'
+    (folder / f"{name}.py").write_text(source)
+    info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
-    (info/"METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info/"entry_points.txt").write_text("".join(f"[lottery_nb.{kind}]\n{line}\n" for kind, line in points.items()))
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "".join(f"[lottery_nb.{kind}]\n{line}\n" for kind, line in points.items())
+    )
     monkeypatch.syspath_prepend(folder)
 
 
@@ -238,7 +302,7 @@ def sent(jobs, lanes):
 
 def heard(event, folder):
     "A listener that keeps what it hears in a file beside the log."
-    with open(folder.path/"heard.txt", "a") as file:
+    with open(folder.path / "heard.txt", "a") as file:
         file.write(f"{type(event).__name__}\n")
 
 

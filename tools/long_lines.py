@@ -20,7 +20,10 @@ PLACES = ("lottery_nb", "tests", "tools", "setup.py", "bench")
 def faults(root, places=PLACES):
     """Each line that is too long, as `file:line: …` relative to `root`; a file that is no Python is named too."""
     wanted = python_files(root / place for place in places)
-    known, trees = [*wanted, *python_files([root / "lottery_nb"])], {}  # a refusal may be a class of the package
+    known, trees = (
+        [*wanted, *python_files([root / "lottery_nb"])],
+        {},
+    )  # a refusal may be a class of the package
     for path in dict.fromkeys(known):
         source = path.read_text(encoding="utf-8")
         if path in wanted or "class " in source:
@@ -41,7 +44,9 @@ def too_long(source, tree, refused):
     if not any(len(line) > LIMIT for line in source.split("\n")):
         return
     made = tree.body if MARK in source[:500] else []
-    lists = [node for node in made if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    lists = [
+        node for node in made if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
     written = {number for node in lists for number in range(node.lineno, node.end_lineno + 1)}
     for number, code in enumerate(code_lines(source, refused, tree), 1):
         if len(code) > LIMIT and number not in written:
@@ -49,7 +54,9 @@ def too_long(source, tree, refused):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("places", nargs="*", default=PLACES, metavar="PLACE", help="files or folders")
     here = Path(__file__).parents[1]
     parser.add_argument("--root", type=Path, default=here, help="the repository (default: this one)")

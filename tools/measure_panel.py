@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import lab  # noqa: E402
 
-from lottery_nb.core import ArmStarted, EpochDone, Planned, RunStarted  # noqa: E402
-from lottery_nb.runs import Log, write_plan  # noqa: E402
-from lottery_nb.tickets import FindPlan  # noqa: E402
+from lottery_nb.events import ArmStarted, EpochDone, Planned, RunStarted  # noqa: E402
+from lottery_nb.runs.log import Log
+from lottery_nb.runs.reading import write_plan  # noqa: E402
+from lottery_nb.plans.find import FindPlan  # noqa: E402
 
-CELL = """from lottery_nb.panel import Workbench
+CELL = """from lottery_nb.workbench.workbench import Workbench
 sizes = []
 bench = Workbench("run")
 bench.live.post, post = lambda message, everything: sizes.append(post(message, everything)) or sizes[-1], bench.live.post
@@ -100,7 +101,24 @@ def main():
         run.mkdir()
         write_plan(FindPlan("digits", seeds=1, controls=()), run)
         log = Log(run / "events.jsonl")
-        for e in (RunStarted("hash", "FindPlan", "cpu", "a made-up log", {}, 1), Planned(11, 1e9), ArmStarted(ARM, dict(source="digits", domain="digits", role="dense", start="fresh", round=0, density=1.0, seed=0), 25_000, 1293)):
+        for e in (
+            RunStarted("hash", "FindPlan", "cpu", "a made-up log", {}, 1),
+            Planned(11, 1e9),
+            ArmStarted(
+                ARM,
+                dict(
+                    source="digits",
+                    domain="digits",
+                    role="dense",
+                    start="fresh",
+                    round=0,
+                    density=1.0,
+                    seed=0,
+                ),
+                25_000,
+                1293,
+            ),
+        ):
             log.write(e)
         (run / "heartbeat").write_text(str(os.getpid()))
         lab.notebook(place / "workbench.ipynb", CELL)

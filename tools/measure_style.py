@@ -24,9 +24,9 @@ from statistics import median
 from sentences import LIMIT, code_lines, names_in, refusals, statements
 
 PERCENTILE = 100  # characters at the 95th percentile of lines
-OVER = 0.01       # share of lines over LIMIT
+OVER = 0.01  # share of lines over LIMIT
 CELL, CLASS = 25, 60  # lines of an exported cell; of one that is a single class
-LONG_CELLS = 0.05     # share of exported cells over their bound
+LONG_CELLS = 0.05  # share of exported cells over their bound
 STRETCH, ROW = 90, 2  # lines, and cells, without a lesson
 EXPORTS = {"export", "exporti", "exports"}
 MAGIC = re.compile(r"^(\s*)[%!].*$", re.M)
@@ -98,13 +98,18 @@ def statement(node: ast.stmt) -> str:
 def exported_cell(number: int, source: str, tree: ast.Module, refused: frozenset[str]) -> Cell:
     """What is measured of an exported cell."""
     lines = code_lines(source, refused, tree)
-    classes = {node.name: sum(bool(line) for line in lines[start(node) - 1:node.end_lineno])
-               for node in statements(tree) if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: sum(bool(line) for line in lines[start(node) - 1 : node.end_lineno])
+        for node in statements(tree)
+        if isinstance(node, ast.ClassDef)
+    }
     body = [node for node in tree.body if not is_docstring(node)]
     alone = len(body) == 1 and isinstance(body[0], ast.ClassDef)
     full = [line for line in lines if line]
     long_classes = [name for name, n in classes.items() if n > CLASS]
-    return Cell(number, kind_of(tree), full, CLASS if alone else CELL, long_classes, full[0] if full else "no code")
+    return Cell(
+        number, kind_of(tree), full, CLASS if alone else CELL, long_classes, full[0] if full else "no code"
+    )
 
 
 def start(node: ast.ClassDef) -> int:
@@ -124,7 +129,9 @@ def read_notebooks(root: Path) -> dict[str, list[tuple[int, str, ast.Module | No
             source = "".join(cell["source"])
             if cell["cell_type"] == "code":
                 try:
-                    found.append((number, source, ast.parse(source) if EXPORTS & directives(source) else None))
+                    found.append(
+                        (number, source, ast.parse(source) if EXPORTS & directives(source) else None)
+                    )
                 except SyntaxError as e:
                     sys.exit(f"{path.relative_to(root)}, cell {number}: what it exports is no Python: {e}")
         if any(tree for _, _, tree in found):
@@ -136,9 +143,15 @@ def measured(root: Path) -> dict[str, list[Cell]]:
     """The code cells of each notebook that exports something, in order."""
     books = read_notebooks(root)
     refused = refusals(tree for cells in books.values() for _, _, tree in cells if tree)
-    return {name: [exported_cell(number, source, tree, refused) if tree else
-                   Cell(number, "lesson" if is_lesson(source) else "other") for number, source, tree in cells]
-            for name, cells in books.items()}
+    return {
+        name: [
+            exported_cell(number, source, tree, refused)
+            if tree
+            else Cell(number, "lesson" if is_lesson(source) else "other")
+            for number, source, tree in cells
+        ]
+        for name, cells in books.items()
+    }
 
 
 def stretches(cells: list[Cell]) -> list[list[Cell]]:
@@ -175,10 +188,20 @@ def figures(books: list[list[Cell]]) -> dict[str, float]:
     }
 
 
-HEADS = {"lines": "lines", "percentile_95": "95 %", "share_over_120": ">120", "exported_cells": "cells",
-         "cell_median": "median", "cell_longest": "longest", "share_over_25_lines": ">25", "share_over_bound": ">bound",
-         "lessons_per_cell": "lessons", "stretch_lines": "stretch", "stretch_cells": "in a row",
-         "classes_over_60": "classes>60"}
+HEADS = {
+    "lines": "lines",
+    "percentile_95": "95 %",
+    "share_over_120": ">120",
+    "exported_cells": "cells",
+    "cell_median": "median",
+    "cell_longest": "longest",
+    "share_over_25_lines": ">25",
+    "share_over_bound": ">bound",
+    "lessons_per_cell": "lessons",
+    "stretch_lines": "stretch",
+    "stretch_cells": "in a row",
+    "classes_over_60": "classes>60",
+}
 
 
 def shown(name: str, value: float) -> str:
@@ -207,17 +230,28 @@ def shares(books: dict[str, list[Cell]]) -> list[str]:
     total, found = figures(list(books.values())), []
     cells = [(name, cell) for name, book in books.items() for cell in book if cell.exported]
     if total["percentile_95"] > PERCENTILE:
-        found += [f"95 % of lines have up to {total['percentile_95']} characters: {PERCENTILE} are allowed; longest in"]
+        found += [
+            f"95 % of lines have up to {total['percentile_95']} characters: {PERCENTILE} are allowed; longest in"
+        ]
         ranked = sorted(cells, key=lambda pair: -percentile([len(line) for line in pair[1].lines]))
         found += [f"  {name}, {cell}" for name, cell in ranked[:10]]
     if total["share_over_120"] > OVER:
-        found += [f"{total['share_over_120']:.1%} of lines are over {LIMIT} characters: {OVER:.0%} is allowed"]
-        found += [f"  {name}, {cell}: {n} of them" for name, cell in cells
-                  if (n := sum(len(line) > LIMIT for line in cell.lines))]
+        found += [
+            f"{total['share_over_120']:.1%} of lines are over {LIMIT} characters: {OVER:.0%} is allowed"
+        ]
+        found += [
+            f"  {name}, {cell}: {n} of them"
+            for name, cell in cells
+            if (n := sum(len(line) > LIMIT for line in cell.lines))
+        ]
     if total["share_over_bound"] > LONG_CELLS:
-        found += [f"{total['share_over_bound']:.1%} of exported cells are over {CELL} lines ({CLASS} for a class): "
-                  f"{LONG_CELLS:.0%} are allowed"]
-        found += [f"  {name}, {cell}: {len(cell.lines)}" for name, cell in cells if len(cell.lines) > cell.bound]
+        found += [
+            f"{total['share_over_bound']:.1%} of exported cells are over {CELL} lines ({CLASS} for a class): "
+            f"{LONG_CELLS:.0%} are allowed"
+        ]
+        found += [
+            f"  {name}, {cell}: {len(cell.lines)}" for name, cell in cells if len(cell.lines) > cell.bound
+        ]
     return found
 
 
@@ -230,12 +264,16 @@ def lessonless(name: str, cells: list[Cell]) -> list[str]:
         if lines > STRETCH:
             found.append(f"{where}: {lines} exported lines without a lesson, {STRETCH} are allowed")
         if len(row) > ROW:
-            found.append(f"{where}: {len(row)} exported cells without a lesson between them, {ROW} are allowed")
+            found.append(
+                f"{where}: {len(row)} exported cells without a lesson between them, {ROW} are allowed"
+            )
     return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="figures and faults as JSON")
     here = Path(__file__).parents[1]
     parser.add_argument("--root", type=Path, default=here, help="the repository (default: this one)")

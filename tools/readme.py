@@ -1,7 +1,7 @@
 """Make README.md from index.ipynb, with the outputs that it stores: nothing is executed.
 
-    python tools/readme.py            write README.md and its pictures (index_files/)
-    python tools/readme.py --check    write nothing; show what differs and exit with 1
+python tools/readme.py            write README.md and its pictures (index_files/)
+python tools/readme.py --check    write nothing; show what differs and exit with 1
 """
 
 import argparse
@@ -50,9 +50,17 @@ def stale(root, text, images):
     """What differs between the files on disk and the fresh ones, as lines of text."""
     readme = root / "README.md"
     old = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    lines = list(difflib.unified_diff(old.splitlines(), text.splitlines(), "README.md", "from index.ipynb", lineterm=""))
+    lines = list(
+        difflib.unified_diff(
+            old.splitlines(), text.splitlines(), "README.md", "from index.ipynb", lineterm=""
+        )
+    )
     present = {path.relative_to(root).as_posix(): path.read_bytes() for path in (root / IMAGES).glob("*")}
-    lines += [f"{name}: not the picture that index.ipynb stores" for name in sorted(images) if present.get(name) != images[name]]
+    lines += [
+        f"{name}: not the picture that index.ipynb stores"
+        for name in sorted(images)
+        if present.get(name) != images[name]
+    ]
     return lines + [f"{name}: no longer used" for name in sorted(present.keys() - images.keys())]
 
 
@@ -66,9 +74,13 @@ def write(root, text, images):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="only tell whether README.md is fresh")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the repository (default: this one)")
+    parser.add_argument(
+        "--root", type=Path, default=Path(__file__).parents[1], help="the repository (default: this one)"
+    )
     args = parser.parse_args()
     text, images = convert(args.root / "index.ipynb")
     if not args.check:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import lab  # noqa: E402
 
 WIDTHS = {1280: 960, 1920: 1080}
-CELL = "from lottery_nb.panel import Workbench\nbench = Workbench()\nbench"
+CELL = "from lottery_nb.workbench.workbench import Workbench\nbench = Workbench()\nbench"
 
 
 def shoot(page, folder, name):
@@ -32,7 +32,11 @@ def shoot(page, folder, name):
             page.wait_for_timeout(1500)
             page.evaluate("() => document.querySelector('.lottery-bench').scrollIntoView()")
             page.wait_for_timeout(300)
-            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            picture = (
+                Image.open(io.BytesIO(page.screenshot()))
+                .convert("RGB")
+                .quantize(256, dither=Image.Dither.NONE)
+            )
             picture.save(folder / f"{name}-{width}-{'dark' if dark else 'light'}.png", optimize=True)
     lab.theme(page, False)
 
@@ -43,15 +47,29 @@ def film(page, frames, done):
     page.evaluate("() => document.querySelector('.lottery-bench').scrollIntoView()")
     page.wait_for_timeout(1500)
     while not done():
-        frames.append(Image.open(io.BytesIO(page.locator(".lottery-bench").first.screenshot())).convert("RGB"))
+        frames.append(
+            Image.open(io.BytesIO(page.locator(".lottery-bench").first.screenshot())).convert("RGB")
+        )
         page.wait_for_timeout(1000)
 
 
 def develop(frames, path, most=48):
     """One animated picture of at most so many frames; the last one stays for four seconds."""
-    chosen = [frames[round(k * (len(frames) - 1) / (most - 1))] for k in range(most)] if len(frames) > most else frames
+    chosen = (
+        [frames[round(k * (len(frames) - 1) / (most - 1))] for k in range(most)]
+        if len(frames) > most
+        else frames
+    )
     first, *rest = [f.crop((0, 0, *chosen[-1].size)) for f in chosen]
-    first.save(path, save_all=True, append_images=rest, duration=[250] * len(rest) + [4000], loop=0, lossless=True, minimize_size=True)
+    first.save(
+        path,
+        save_all=True,
+        append_images=rest,
+        duration=[250] * len(rest) + [4000],
+        loop=0,
+        lossless=True,
+        minimize_size=True,
+    )
 
 
 def click(page, text):
@@ -95,7 +113,11 @@ def visit(page, folder):
     shoot(page, folder, "find")
     page.locator(".lottery-bench button", has_text=re.compile(r"^\s*Run$")).first.click()
     told, frames = page.locator(".lottery-told"), []
-    film(page, frames, lambda: told.count() and int((re.search(r"(\d+) of", told.inner_text()) or [0, 0])[1]) >= 32)
+    film(
+        page,
+        frames,
+        lambda: told.count() and int((re.search(r"(\d+) of", told.inner_text()) or [0, 0])[1]) >= 32,
+    )
     pause_amid_a_round(page, told)
     shoot(page, folder, "watch")
     click(page, "Resume")
@@ -127,7 +149,13 @@ def main():
         place = Path(home)
         lab.notebook(place / "workbench.ipynb", CELL)
         threads = os.environ.get("OMP_NUM_THREADS", "1")
-        with lab.server(place, LOTTERY_RUNS=str(place / "lottery-runs"), OMP_NUM_THREADS=threads) as (address, token), lab.browser(1280, 960) as page:
+        with (
+            lab.server(place, LOTTERY_RUNS=str(place / "lottery-runs"), OMP_NUM_THREADS=threads) as (
+                address,
+                token,
+            ),
+            lab.browser(1280, 960) as page,
+        ):
             lab.open_notebook(page, address, token, "workbench.ipynb")
             lab.run_all(page)
             visit(page, folder)

@@ -21,7 +21,9 @@ def refusals(sources: Iterable[str | ast.Module]) -> frozenset[str]:
         tree = ast.parse(source) if isinstance(source, str) else source
         for node in statements(tree):
             if isinstance(node, ast.ClassDef):
-                bases.setdefault(node.name, set()).update(name for base in node.bases for name in names_in(base))
+                bases.setdefault(node.name, set()).update(
+                    name for base in node.bases for name in names_in(base)
+                )
     found = {REFUSAL}
     while more := {name for name, of in bases.items() if of & found} - found:
         found |= more
@@ -62,7 +64,11 @@ def sentence_strings(tree: ast.Module, refused: frozenset[str]) -> Iterable[ast.
     for node in statements(tree):
         if isinstance(node, ast.Expr) and is_text(node.value):
             yield node.value
-        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and refused & set(names_in(node.exc.func)):
+        elif (
+            isinstance(node, ast.Raise)
+            and isinstance(node.exc, ast.Call)
+            and refused & set(names_in(node.exc.func))
+        ):
             yield from strings_of(node.exc)
 
 
@@ -97,5 +103,7 @@ def code_lines(source: str, refused: frozenset[str] = frozenset({REFUSAL}), tree
 
 def python_files(places: Iterable[Path]) -> list[Path]:
     """Every Python file at or under some places, in order; a generated index of names is none that a person reads."""
-    found = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    found = [
+        path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+    ]
     return [path for path in found if path.name != "_modidx.py"]

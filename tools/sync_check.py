@@ -21,20 +21,29 @@ SCRIPTS = Path(sys.executable).parent
 
 def files(root):
     """`{relative name: text}` of every notebook and module under `root`."""
-    found = [root / "index.ipynb", *(root / "nbs").glob("*.ipynb"), *(root / "lottery_nb").rglob("*.py")]
-    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in found if path.exists()}
+    found = [root / "index.ipynb", *(root / "nbs").rglob("*.ipynb"), *(root / "lottery_nb").rglob("*.py")]
+    return {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in found if path.exists()
+    }
 
 
 def remade(root):
     """`files` after cleaning every notebook, deleting what is generated and exporting again, in a copy."""
-    env = {name: value for name, value in os.environ.items() if name != "IN_TEST"}  # under IN_TEST nbdev exports nothing
+    env = {
+        name: value for name, value in os.environ.items() if name != "IN_TEST"
+    }  # under IN_TEST nbdev exports nothing
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         copy.mkdir()
         for part in PARTS:
             source = root / part
             if source.is_dir():
-                shutil.copytree(source, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+                shutil.copytree(
+                    source,
+                    copy / part,
+                    symlinks=True,
+                    ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+                )
             else:
                 shutil.copy(source, copy / part)
         subprocess.run([SCRIPTS / "nbdev_clean"], cwd=copy, env=env, check=True)
@@ -56,18 +65,31 @@ def faults(root):
         if name not in want:
             yield f"{name}: no notebook exports this module any more; delete it"
         elif have.get(name) != want[name]:
-            diff = unified_diff(have.get(name, "").splitlines(), want[name].splitlines(), name, f"{name} (made again)", lineterm="", n=1)
+            diff = unified_diff(
+                have.get(name, "").splitlines(),
+                want[name].splitlines(),
+                name,
+                f"{name} (made again)",
+                lineterm="",
+                n=1,
+            )
             yield "\n".join(list(diff)[:40])
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the repository (default: this one)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path(__file__).parents[1], help="the repository (default: this one)"
+    )
     root = parser.parse_args().root
     found = list(faults(root))
     if found:
         print(*found, "Out of step (to mend: nbdev_clean && nbdev_export).", sep="\n", file=sys.stderr)
-    readme = subprocess.run([sys.executable, Path(__file__).with_name("readme.py"), "--check", "--root", root])
+    readme = subprocess.run(
+        [sys.executable, Path(__file__).with_name("readme.py"), "--check", "--root", root]
+    )
     sys.exit(bool(found) or readme.returncode)
 
 

@@ -1,7 +1,7 @@
 """Tell whether every place that names the version names the same one.
 
-    python tools/versions.py               settings.ini, CITATION.cff and the package agree
-    python tools/versions.py --tag v0.1.0  the tag too, and CHANGELOG.md has that version, dated, below "Unreleased"
+python tools/versions.py               settings.ini, CITATION.cff and the package agree
+python tools/versions.py --tag v0.1.0  the tag too, and CHANGELOG.md has that version, dated, below "Unreleased"
 """
 
 import argparse
@@ -10,7 +10,10 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-PLACES = {"CITATION.cff": r"^version: *[\"']?([^\s\"']+)", "lottery_nb/__init__.py": r"^__version__ *= *[\"']([^\"']+)"}
+PLACES = {
+    "CITATION.cff": r"^version: *[\"']?([^\s\"']+)",
+    "lottery_nb/__init__.py": r"^__version__ *= *[\"']([^\"']+)",
+}
 
 
 def faults(root, tag=None):
@@ -35,7 +38,9 @@ def faults(root, tag=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tag", help="the tag that is about to be released")
     here = Path(__file__).parents[1]
     parser.add_argument("--root", type=Path, default=here, help="the repository (default: this one)")

@@ -49,9 +49,11 @@ class Job(dict):
 
     def network(self):
         """The benchmark's own network with its initial weights, on the device."""
-        from lottery_nb.models import Network
+        from lottery_nb.models.network import Network
 
-        model = Network(self.net["name"], tuple(self.net["input_shape"]), self.net["n_classes"], self.net["width"]).build(self.seed)
+        model = Network(
+            self.net["name"], tuple(self.net["input_shape"]), self.net["n_classes"], self.net["width"]
+        ).build(self.seed)
         return model.to(self.device)
 
     def layers(self, model):
@@ -66,16 +68,30 @@ class Job(dict):
             part.update({name: part[name][: self.tune] for name in ("train_x", "train_y")})
         usual = [transforms.ToTensor(), transforms.Normalize(part["mean"].tolist(), part["std"].tolist())]
         side = part["train_x"].shape[1]
-        shown = [transforms.RandomCrop(side, padding=4), transforms.RandomHorizontalFlip()] if self.augment else []
-        return (Pictures(part["train_x"], part["train_y"], transforms.Compose([*shown, *usual])),
-                Pictures(part["validation_x"], part["validation_y"], transforms.Compose(usual)))
+        shown = (
+            [transforms.RandomCrop(side, padding=4), transforms.RandomHorizontalFlip()]
+            if self.augment
+            else []
+        )
+        return (
+            Pictures(part["train_x"], part["train_y"], transforms.Compose([*shown, *usual])),
+            Pictures(part["validation_x"], part["validation_y"], transforms.Compose(usual)),
+        )
 
     def loaders(self, datasets):
         """A loader each, made once for the whole work: workers stay alive, memory is pinned for a GPU."""
-        usual = {"num_workers": self.workers, "persistent_workers": self.workers > 0, "pin_memory": self.device.startswith("cuda")}
+        usual = {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "pin_memory": self.device.startswith("cuda"),
+        }
         train, validation = datasets
-        return (torch.utils.data.DataLoader(train, self.batch_size, shuffle=True, drop_last=len(train) >= self.batch_size, **usual),
-                torch.utils.data.DataLoader(validation, 1000, **usual))
+        return (
+            torch.utils.data.DataLoader(
+                train, self.batch_size, shuffle=True, drop_last=len(train) >= self.batch_size, **usual
+            ),
+            torch.utils.data.DataLoader(validation, 1000, **usual),
+        )
 
     def timed(self, work):
         """One piece of work, timed: `work(job, datasets)` returns (kept weights, weights, validation accuracy)."""
@@ -88,13 +104,23 @@ class Job(dict):
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
         seconds = time.perf_counter() - begin
-        return {"seconds": seconds, "kept": int(kept), "size": int(size), "accuracy": float(accuracy), "memory_mb": self.memory()}
+        return {
+            "seconds": seconds,
+            "kept": int(kept),
+            "size": int(size),
+            "accuracy": float(accuracy),
+            "memory_mb": self.memory(),
+        }
 
     def memory(self):
         """Peak memory in MB: of the device where that is a GPU, else of this process (its loader workers not counted)."""
         if self.device.startswith("cuda"):
             return torch.cuda.max_memory_allocated() / 1e6
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+        return (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            * (1 if sys.platform == "darwin" else 1024)
+            / 1e6
+        )
 
     def tuned(self, work):
         """The loader workers and threads with which the work is fastest on the first pictures, of every pair of choices."""
@@ -116,5 +142,12 @@ def main(works, settings, *libraries):
     with contextlib.redirect_stdout(sys.stderr):
         torch.backends.cudnn.benchmark = True
         answer = (job.tuned if job.tune else job.timed)(works[job.work])
-    versions = {m.__name__: m.__version__ for m in (torch, importlib.import_module("torchvision"), *libraries)}
-    print(json.dumps(answer | {"versions": versions, "settings": settings | {"workers": job.workers, "threads": job.threads}}))
+    versions = {
+        m.__name__: m.__version__ for m in (torch, importlib.import_module("torchvision"), *libraries)
+    }
+    print(
+        json.dumps(
+            answer
+            | {"versions": versions, "settings": settings | {"workers": job.workers, "threads": job.threads}}
+        )
+    )

@@ -28,7 +28,10 @@ def train(job, model, loaders):
     for _ in range(job.epochs):
         model.train()
         for x, y in loaders[0]:
-            x, y = x.to(job.device, non_blocking=True, memory_format=layout), y.to(job.device, non_blocking=True)
+            x, y = (
+                x.to(job.device, non_blocking=True, memory_format=layout),
+                y.to(job.device, non_blocking=True),
+            )
             optimizer.zero_grad()
             with torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=half):
                 loss = F.cross_entropy(model(x), y)
@@ -87,7 +90,10 @@ def transfer(job, datasets):
     return *left, accuracy
 
 
-SETTINGS = {"loader": "torch DataLoader, persistent workers, pinned for a GPU", "loop": "no .item() in the training loop, cudnn.benchmark; bf16: autocast and channels-last"}
+SETTINGS = {
+    "loader": "torch DataLoader, persistent workers, pinned for a GPU",
+    "loop": "no .item() in the training loop, cudnn.benchmark; bf16: autocast and channels-last",
+}
 
 if __name__ == "__main__":
     common.main({"find": find, "epoch": epoch, "transfer": transfer}, SETTINGS)

@@ -24,7 +24,15 @@ def body(job, model):
 def learner(job, model, loaders):
     dls = basics.DataLoaders(*loaders, device=torch.device(job.device))
     sgd = partial(basics.OptimWrapper, opt=torch.optim.SGD, momentum=job.momentum)
-    return basics.Learner(dls, model, loss_func=F.cross_entropy, opt_func=sgd, lr=job.lr, metrics=metrics.accuracy, train_bn=True)
+    return basics.Learner(
+        dls,
+        model,
+        loss_func=F.cross_entropy,
+        opt_func=sgd,
+        lr=job.lr,
+        metrics=metrics.accuracy,
+        train_bn=True,
+    )
 
 
 def fit(job, learn, epochs, *hooks):
@@ -37,7 +45,16 @@ def fit(job, learn, epochs, *hooks):
 def sparsify(job, part, kept, schedule, lth=False):
     size = sum(layer.weight.numel() for layer in part)
     kind = type(part[0])
-    return sparse.SparsifyCallback(1 - kept / size, "weight", "global", criteria.large_final, schedule, lth=lth, model=part, layer_type=kind)
+    return sparse.SparsifyCallback(
+        1 - kept / size,
+        "weight",
+        "global",
+        criteria.large_final,
+        schedule,
+        lth=lth,
+        model=part,
+        layer_type=kind,
+    )
 
 
 def left_in(part):
@@ -64,7 +81,9 @@ def epoch(job, datasets):
     model = job.network()
     part = body(job, model)
     accuracy = fit(job, learner(job, model, job.loaders(datasets)), job.epochs)
-    sparse.Sparsifier(part, "weight", "global", criteria.large_final, layer_type=type(part[0])).sparsify_model(1 - job.kept[0] / left_in(part)[1])
+    sparse.Sparsifier(
+        part, "weight", "global", criteria.large_final, layer_type=type(part[0])
+    ).sparsify_model(1 - job.kept[0] / left_in(part)[1])
     return *left_in(part), accuracy
 
 
@@ -74,11 +93,19 @@ def transfer(job, datasets):
     for kept in job.kept:
         model = job.network()
         part = body(job, model)
-        accuracy = fit(job, learner(job, model, loaders), job.epochs, sparsify(job, part, kept, schedules.Schedule(schedules.sched_oneshot, start_pct=0.0)))
+        accuracy = fit(
+            job,
+            learner(job, model, loaders),
+            job.epochs,
+            sparsify(job, part, kept, schedules.Schedule(schedules.sched_oneshot, start_pct=0.0)),
+        )
     return *left_in(part), accuracy
 
 
-SETTINGS = {"loader": "torch DataLoader in fastai DataLoaders, persistent workers, pinned for a GPU", "loop": "torch's SGD, one Learner.fit for all rounds; no progress bar, no log"}
+SETTINGS = {
+    "loader": "torch DataLoader in fastai DataLoaders, persistent workers, pinned for a GPU",
+    "loop": "torch's SGD, one Learner.fit for all rounds; no progress bar, no log",
+}
 
 if __name__ == "__main__":
     common.main({"find": find, "epoch": epoch, "transfer": transfer}, SETTINGS, fastai, fasterai)

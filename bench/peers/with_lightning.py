@@ -37,8 +37,18 @@ def fit(job, module, loaders, epochs, *hooks):
     """Train without logger, checkpoints, progress bar or sanity check; returns the validation accuracy of the last epoch."""
     gpu = job.device.startswith("cuda")
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="gpu" if gpu else "cpu", devices=1, callbacks=list(hooks), precision="bf16-mixed" if job.precision == "bf16" else "32-true",
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, benchmark=True)
+        max_epochs=epochs,
+        accelerator="gpu" if gpu else "cpu",
+        devices=1,
+        callbacks=list(hooks),
+        precision="bf16-mixed" if job.precision == "bf16" else "32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        benchmark=True,
+    )
     trainer.fit(module, *loaders)
     return int(module.hits) / module.n
 
@@ -55,7 +65,9 @@ def pruned_fit(job, datasets, epochs, rewinds):
         def on_train_end(self, trainer, module):
             left["kept"] = sum(int(layer.weight_mask.sum()) for layer, _ in layers)
 
-    callback = Counting("l1_unstructured", layers, amount=lambda e: at.get(e, 0), use_lottery_ticket_hypothesis=rewinds)
+    callback = Counting(
+        "l1_unstructured", layers, amount=lambda e: at.get(e, 0), use_lottery_ticket_hypothesis=rewinds
+    )
     accuracy = fit(job, Classifier(model, job), job.loaders(datasets), epochs, callback)
     return left["kept"], size, accuracy
 
@@ -81,8 +93,10 @@ def transfer(job, datasets):
     return left, size, accuracy
 
 
-SETTINGS = {"loader": "torch DataLoader, persistent workers, pinned for a GPU",
-            "loop": "one Trainer.fit for all rounds (the callback rewinds what it prunes, and nothing else); no logger, checkpoints, progress bar or sanity check; benchmark=True"}
+SETTINGS = {
+    "loader": "torch DataLoader, persistent workers, pinned for a GPU",
+    "loop": "one Trainer.fit for all rounds (the callback rewinds what it prunes, and nothing else); no logger, checkpoints, progress bar or sanity check; benchmark=True",
+}
 
 if __name__ == "__main__":
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

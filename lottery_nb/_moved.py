@@ -1,0 +1,86 @@
+"""Where the modules of version 0.1 went: their import lines work for one more version, with a warning."""
+
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+MOVED = {
+    "anatomy": "results.anatomy science.basins",
+    "bench": "bench.measure bench.page bench.race",
+    "core": "core events files",
+    "data_files": "data.readers data.batches data.builtin",
+    "data_texts": "data.texts data.builtin",
+    "distribution_shift": "papers.distribution_shift",
+    "domains": "data.batches data.builtin data.names data.domains",
+    "follow": "workbench.follow workbench.charts",
+    "forms": "plans.find workbench.forms workbench.cost workbench.cell workbench.workbench doctor",
+    "landmarks": "results.landmarks",
+    "live": "workbench.live",
+    "many_runs": "workbench.compare",
+    "masks": "pruning.masks",
+    "models": "models.zoo models.network",
+    "own_data": "data.own",
+    "panel": (
+        "workbench.live workbench.fields workbench.jobs workbench.find workbench.watch workbench.carry "
+        "workbench.compare workbench.workbench "
+    ),
+    "papers": "papers.papers",
+    "plots": "results.verdict results.style results.plots",
+    "pruning": "pruning.schedules pruning.criteria pruning.scopes",
+    "report": "core results.words results.report",
+    "rewinding": "rewinding.snapshots rewinding.points rewinding.controls",
+    "runs": "files runs.log runs.reading runs.writing",
+    "sparse_transfer": "papers.sparse_transfer",
+    "stacks": "engine.stacks workbench.compare",
+    "stats": "core data.divergence results.stats results.tables",
+    "tickets": "plans.tickets plans.find",
+    "training": "engine.recipes engine.arms engine.trainer engine.layout engine.training",
+    "transfer": "plans.transfer",
+    "verdict": "results.verdict",
+    "workers": "runs.workers",
+}
+"Module of version 0.1 -> the rooms that hold its names now."
+
+RENAMED: dict[str, str] = {}
+"Public name of version 0.1 -> its name now."
+
+
+def served(old: str) -> Callable[[str], Any]:
+    """The `__getattr__` of an old module: its names from where they are now, each with a warning."""
+
+    def get(name: str) -> Any:
+        now = RENAMED.get(name, name)
+        for room in () if name.startswith("__") else MOVED[old].split():
+            held = importlib.import_module(f"lottery_nb.{room}")
+            if hasattr(held, now):
+                where = f"lottery_nb.{room}" + (f" as {now}" if now != name else "")
+                says = f"lottery_nb.{old}.{name} is now in {where}: the old place goes with version 0.3"
+                warnings.warn(says, DeprecationWarning, stacklevel=2)
+                return getattr(held, now)
+        raise AttributeError(f"module 'lottery_nb.{old}' has no attribute {name!r}")
+
+    return get
+
+
+class Finder(MetaPathFinder, Loader):
+    """Finds old modules that are neither rooms nor wings now."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, old = name.rpartition(".")
+        return ModuleSpec(name, self) if package == "lottery_nb" and old in MOVED else None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__getattr__ = served(module.__name__.rpartition(".")[2])  # type: ignore[method-assign]
+
+
+def install() -> None:
+    """Let old modules be found, after everything that is really there."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.append(Finder())

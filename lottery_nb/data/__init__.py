@@ -1,0 +1,1 @@
+"""Domains: labelled data sets, by name or of your own."""

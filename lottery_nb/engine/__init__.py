@@ -1,0 +1,1 @@
+"""The one engine: it trains lists of arms."""

@@ -1,0 +1,5 @@
+"""Masks, schedules, criteria and scopes: which weights stay."""
+
+from lottery_nb._moved import served
+
+__getattr__ = served("pruning")

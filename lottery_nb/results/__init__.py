@@ -1,0 +1,1 @@
+"""Statistics, tables, verdicts, figures and reports."""
