@@ -664,7 +664,7 @@ def test_dropout_of_a_users_function_draws_anew_at_every_step():
 
 def test_ticks_come_by_the_clock_and_tell_how_far_it_is(monkeypatch):
     clock = iter(range(10**6))
-    monkeypatch.setattr("lottery_nb.training.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("lottery_nb.engine.training.time.monotonic", lambda: float(next(clock)))
     _, events = trained(some_arm(recipe=Recipe(epochs=2, batch_size=60)))
     assert [e.epoch for e in of("Tick", events)] == pytest.approx([k / 3 for k in range(1, 7)]) and {
         e.epochs for e in of("Tick", events)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lottery_nb.plans import tickets as plans_tickets
+from lottery_nb.plans import find as plans_find
 from lottery_nb.core import generator, seed_for
 from lottery_nb.data.batches import batch_images
 from lottery_nb.data.domains import domain
@@ -108,7 +108,7 @@ def find(monkeypatch, **fields):
         made.update({r.arm.name: r for r in results})
         return results
 
-    monkeypatch.setattr(plans_tickets, "train", watching)
+    monkeypatch.setattr(plans_find, "train", watching)
     tickets, events = listen(find_tickets(plan(**fields), "cpu"))
     return tickets, events, made
 
