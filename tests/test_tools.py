@@ -417,3 +417,15 @@ def test_the_fast_gate_says_what_is_missing(branch):
     (branch / ".venv/bin/nbdev_export").unlink()
     status, said, calls = gate(branch, "--fast", PATH="/usr/bin:/bin")
     assert status == 2 and "pip install -e '.[dev]'" in said and calls == []
+
+
+def test_the_drawing_of_the_column_fills_one_room_and_is_held_in_step(project):
+    save(project / "nbs" / "01_core.ipynb", "# Core", "#| default_exp core")
+    (project / "nbs" / "data").mkdir()
+    save(project / "nbs" / "data" / "02_own.ipynb", "# Own", "#| default_exp data.own")
+    assert tool("column", project, "--check") == (1, "stale, to be made again with python tools/column.py: nbs/images/column/core.svg\n")
+    assert tool("column", project) == tool("column", project, "--check") == (0, "")
+    svg = (project / "nbs/images/column/core.svg").read_text()
+    assert svg.count('<rect class="here"') == 1 and svg.index(">ground<") < svg.index(">core<") < svg.index(">data<") < svg.index(">own<")
+    (project / "nbs" / "data" / "02_own.ipynb").unlink()
+    assert tool("column", project, "--check")[0] == 1

@@ -1,8 +1,8 @@
-"""Tell whether notebooks, modules and README.md agree. Works on a copy: nothing in the repository is changed.
+"""Tell whether notebooks, modules, README.md and the drawings of the column agree. Works on a copy: nothing in the repository is changed.
 
     python tools/sync_check.py
 
-To mend: nbdev_clean && nbdev_export && python tools/readme.py
+To mend: nbdev_clean && nbdev_export && python tools/readme.py && python tools/column.py
 """
 
 import argparse
@@ -90,7 +90,8 @@ def main():
     readme = subprocess.run(
         [sys.executable, Path(__file__).with_name("readme.py"), "--check", "--root", root]
     )
-    sys.exit(bool(found) or readme.returncode)
+    column = subprocess.run([sys.executable, Path(__file__).with_name("column.py"), "--check", "--root", root])
+    sys.exit(bool(found) or readme.returncode or column.returncode)
 
 
 if __name__ == "__main__":
