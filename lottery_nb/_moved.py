@@ -57,7 +57,7 @@ def served(old: str) -> Callable[[str], Any]:
         now = RENAMED.get(name, name)
         for room in () if name.startswith("__") else MOVED[old].split():
             held = importlib.import_module(f"lottery_nb.{room}")
-            if hasattr(held, now):
+            if now in vars(held) or (room != old and hasattr(held, now)):
                 where = f"lottery_nb.{room}" + (f" as {now}" if now != name else "")
                 says = f"lottery_nb.{old}.{name} is now in {where}: the old place goes with version 0.3"
                 warnings.warn(says, DeprecationWarning, stacklevel=2)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LotteryError', 'Busy', 'NotFound', 'Unreadable',
            'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded', 'field_in',
-           'check_choice', 'check_number', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
+           'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
            'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'data',
            'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'one_text',
            'density_text', 'time_text', 'fits']
@@ -23,6 +23,7 @@ import math
 import os
 import platform
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,10 +32,19 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
-from typing import Any, dataclass_transform, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+    Literal,
+    TypeVar,
+    Union,
+)
 
-import torch
-from torch import Tensor
+from ._moved import served
 
 # %% ../nbs/00_core.ipynb #1bb79dba
 class LotteryError(ValueError):
@@ -70,11 +80,14 @@ class LotteryError(ValueError):
 class Busy(LotteryError):
     "Another process works on the run."
 
+
 class NotFound(LotteryError):
     "The data are nowhere on this machine."
 
+
 class Unreadable(LotteryError):
     "A file that is damaged, is something else, or was written by a newer version."
+
 
 DAMAGE = (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError)
 "What a record raises where it is not what it should be; a `LotteryError` is among them."
@@ -116,6 +129,10 @@ def deprecated(
     "Warn that a name has moved; for the `__getattr__` or the body of the module that it has left."
     sentence = f"{name} has moved: use {use} (the old name has been deprecated since {since} and goes in the version after it)"
     warnings.warn(sentence, DeprecationWarning, stacklevel=level)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = served("core")  # what stood in this module in version 0.1: events and files
 
 # %% ../nbs/00_core.ipynb #c25301ed
 class Registry(dict):
@@ -269,10 +286,29 @@ def check_number(
         place or field_in(what),
     )
 
+# %% ../nbs/00_core.ipynb #b9c40b88
+class Later:
+    "A module that is imported when something of it is used, not before."
+
+    def __init__(
+        self,
+        name: str,  # of the module
+    ):
+        self._name = name
+
+    def __getattr__(self, part: str) -> Any:
+        return getattr(importlib.import_module(self._name), part)
+
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Later("torch")
+
 # %% ../nbs/00_core.ipynb #e3cd57dd
 def pick_device(
-    name: str | torch.device = "auto",  # 'auto' (cuda, then mps, then cpu), or a device as torch names it
-) -> torch.device:
+    name: "str | torch.device" = "auto",  # 'auto' (cuda, then mps, then cpu), or a device as torch names it
+) -> "torch.device":
     "The device to train on; refuses one that this machine lacks."
     if str(name) == "auto":
         if torch.cuda.is_available():
@@ -290,7 +326,7 @@ def pick_device(
     raise LotteryError(f"device {name!r} is not on this machine: use 'auto' or 'cpu'", "device")
 
 # %% ../nbs/00_core.ipynb #47392dd3
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     "What a person calls the device: the GPU's name, or the processor's kind and number of threads in use."
     n = torch.get_num_threads()
     if device.type == "cuda":
@@ -324,7 +360,7 @@ def seed_for(
 def generator(
     seed: int,  # the experiment's seed
     *purpose: str | int,  # what the draw is for
-) -> torch.Generator:
+) -> "torch.Generator":
     "A fresh CPU generator for one purpose."
     return torch.Generator().manual_seed(seed_for(seed, *purpose))
 
@@ -335,29 +371,23 @@ def global_seed(
     *purpose: str | int,  # what the draws are for
 ) -> Iterator[None]:
     "Seed torch's global generators inside a block, for code that draws from them (layer initialisation, dropout), and put them back after."
-    devices = (
-        [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    )
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    devices = [torch.cuda.current_device()] if on_gpu else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_for(seed, *purpose))
         yield
 
 # %% ../nbs/00_core.ipynb #cc9613d2
 def fingerprint(
-    *parts: Tensor
-    | bytes
-    | str
-    | int
-    | float
-    | None,  # what to identify; tensors count with their type and shape
+    *parts: "torch.Tensor | bytes | str | int | float | None",  # tensors count with their type and shape
 ) -> str:
     "16 hexadecimal digits of the SHA-256 of the content."
     h = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Tensor):
-            data = part.detach().cpu().contiguous()
-            h.update(f"tensor {data.dtype} {tuple(data.shape)};".encode())
-            h.update(data.flatten().view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+        if "torch" in sys.modules and isinstance(part, torch.Tensor):
+            tensor = part.detach().cpu().contiguous()
+            h.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())
+            h.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
         else:
             raw = part if isinstance(part, bytes) else repr(part).encode()
             h.update(f"{type(part).__name__} {len(raw)};".encode() + raw)
@@ -366,6 +396,7 @@ def fingerprint(
 # %% ../nbs/00_core.ipynb #b8159d15
 LATER = {"later": True}
 "Metadata of a field that came later: `field(default=…, metadata=LATER)`."
+
 
 def setting(
     help: str,  # what it means, in a line
@@ -379,6 +410,7 @@ def setting(
     "A field of a recipe or plan that tells itself: shell, forms and `help` are made from it."
     said = {"help": help, "flag": flag, "registry": registry} | (LATER if later else {})
     return dataclasses.field(default=default, default_factory=default_factory, metadata=said)
+
 
 def choices_in(
     kind: Any,  # the type of a field
@@ -395,6 +427,7 @@ def names_of(
     "The words that a field takes; () where it takes any."
     registry = f.metadata["registry"]
     return choices_in(f.type) if registry is None else registry.names
+
 
 def fields_text(
     cls: type,  # a record

@@ -32,6 +32,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_errors_names_and_events_need_neither_torch_nor_pandas():
+    code = "import sys, lottery_nb.core, lottery_nb.events; assert not {'torch', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 GONE = {  # what had no use outside the package: tables and steps that are methods, fields or records now
     "core": ("StackState",),
     "runs": ("TYPES", "WORDS", "sound", "plan_text"),
