@@ -8,6 +8,7 @@ import sys
 import tarfile
 import textwrap
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -334,3 +335,43 @@ def test_wheel_from_the_source_archive(built, tmp_path):
         sys.executable, "-c", code, cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(tmp_path)}
     )
     assert where.startswith(str(tmp_path))
+
+
+# --- what a type checker sees after `pip install -e .` ---
+
+USES = """
+import lottery_nb as lt
+
+recipe = lt.Recipe(optimizer="{optimizer}")
+plan = lt.TransferPlan(tickets=(), targets=("digits",), body="{body}")
+"""
+CHECKERS = {
+    "mypy": ["-m", "mypy", "--config-file=", "--ignore-missing-imports", "--python-executable"],
+    "basedpyright": ["-m", "basedpyright", "--level", "error", "--pythonpath"],
+}
+
+
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory):
+    """The interpreter of a bare environment that has this checkout as `pip install -e .` leaves it, and nothing else."""
+    place = tmp_path_factory.mktemp("editable") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", place)
+    how = ["--ignore-installed", "--no-deps", "--no-build-isolation", "--prefix", place]
+    run(sys.executable, "-m", "pip", "install", "-q", *how, "-e", ROOT)
+    return place / "bin" / "python"
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_a_type_checker_finds_a_wrong_word_through_the_face(checker, editable, tmp_path):
+    if checker not in {distribution.name for distribution in metadata.distributions()}:
+        pytest.skip(f"{checker} is not installed: pip install {checker}")
+    said = {}
+    for name, words in {"right": ("adam", "frozen"), "wrong": ("adamm", "frzen")}.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(USES.format(optimizer=words[0], body=words[1]))
+        line = [sys.executable, *CHECKERS[checker], editable, path]
+        env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MYPYPATH")}
+        said[name] = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert said["right"].returncode == 0, said["right"].stdout
+    assert said["wrong"].returncode == 1
+    assert all(word in said["wrong"].stdout for word in ("wrong.py:4:", "adamm", "wrong.py:5:", "frzen"))
