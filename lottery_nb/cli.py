@@ -117,6 +117,7 @@ def flag_of(f: Field) -> str:
     "The flag of a field, without its dashes."
     return f.metadata["flag"] or f.name.replace("_", "-")
 
+
 def many(f: Field) -> bool:
     "Whether a field holds several values."
     kinds = (f.type, *get_args(f.type))
@@ -194,6 +195,7 @@ def number_from(text: str, f: Field) -> float:
             f"--{flag_of(f)} holds {text!r}, which is no number: write it as {text_from(f.default) if f.default else '0.03,0.3'}"
         ) from None
 
+
 def fields_from(args: argparse.Namespace, cls: type) -> dict[str, Any]:
     "What the flags say of the fields of a recipe or plan."
     given = {
@@ -229,7 +231,7 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
         default = "" if p.default is None else f" (default {p.default})"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            dest=name,
+            dest=f"schedule_{name}",
             type=int if p.whole else float,
             default=None,
             metavar="N" if p.whole else "SHARE",
@@ -242,7 +244,9 @@ def schedule_from(
 ) -> Schedule:
     "The sparsity schedule that the flags describe."
     given = {
-        name: getattr(args, name) for name in schedule_parameters() if getattr(args, name, None) is not None
+        name: value
+        for name in schedule_parameters()
+        if (value := getattr(args, f"schedule_{name}", None)) is not None
     }
     return Schedule.read(args.schedule, **given)
 
@@ -278,6 +282,7 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", default=None, help="only tickets of these rounds: 2,4,6 (default: all)")
     add_fields(parser, TransferPlan, "tickets", "recipe")
     add_fields(parser.add_argument_group("training"), Recipe)
+
 
 def tickets_at(
     path: str | Path,  # a find run, or a ticket file
@@ -320,6 +325,7 @@ def tell(found: Run) -> int:
                 print(f"{domain}: {says}")
         print(text_table(found), found.path, sep="\n")
     return 0
+
 
 def show_command(args: argparse.Namespace) -> int:
     "Show a run; write its results as CSV or as a report."
@@ -413,16 +419,19 @@ def resume_command(args: argparse.Namespace) -> int:
     "Take up a run in the background."
     return stands(resume(args.run, args.device, listeners=args.listen, executor=args.executor))
 
+
 def stop_command(args: argparse.Namespace) -> int:
     "Stop a run."
     print(stop(args.run))
     return 0
+
 
 def pause_command(args: argparse.Namespace) -> int:
     "Pause a run."
     pause(args.run)
     print(f"{args.run}: pauses at its next step; lottery resume {args.run} lets it go on")
     return 0
+
 
 def status_command(args: argparse.Namespace) -> int:
     "Say how a run stands, and why it failed."
@@ -506,6 +515,7 @@ CELLS = (
     ("code", "from lottery_nb.workbench.workbench import Workbench\n\nWorkbench()"),
 )
 
+
 def workbench_notebook(
     folder: str | Path,  # where runs will lie, too
 ) -> Path:
@@ -537,6 +547,7 @@ def lab_command(args: argparse.Namespace) -> int:
         ]
     )
 
+
 def app_command(args: argparse.Namespace) -> int:
     "Show the workbench as a page of its own."
     if not importlib.util.find_spec("voila"):
@@ -556,6 +567,7 @@ def serve(
         return server.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
+
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     "Flags of `lottery lab` and `lottery app`."
@@ -622,6 +634,7 @@ def paper_of(args: argparse.Namespace) -> Paper:
         raise LotteryError(f"--network and --switch are for sparse-transfer: leave them out with {args.name}")
     return PAPERS[args.name](args.scale)
 
+
 def check_command(args: argparse.Namespace) -> int:
     "Train a part of a paper again and show it beside the kept results; exit status 1 where they differ by more than is said."
     paper = paper_of(args)
@@ -663,6 +676,7 @@ def paper_command(args: argparse.Namespace) -> int:
 # %% ../nbs/65_cli.ipynb #383ea9ff
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run's folder")
+
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
     "Flags for what listens to a run and what runs its networks."
@@ -821,6 +835,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, (add, call, meaning, example) in COMMANDS.items():
         p = commands.add_parser(
             name,
+            conflict_handler="resolve",
             help=meaning,
             description=meaning[0].upper() + meaning[1:] + ".",
             epilog=f"example: {example}",

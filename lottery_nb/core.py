@@ -204,8 +204,8 @@ class Registry(dict):
         self,
         value: Any,  # a name, a `Reference`, or a function of the user's
     ) -> Any:
-        "The value as a plan keeps it: 'package.module:name' as a `Reference`, all else as it is; refuses an unknown name."
-        if not isinstance(value, str):
+        "The value as a plan keeps it: 'package.module:name' as a `Reference`, all else as it is; refuses an unknown name, but for one in a file that is read: its package may be missing here."
+        if not isinstance(value, str) or READING.get() and ":" not in value:
             return value
         self.find(value)
         return Reference.to(named(value)) if ":" in value and value not in self else value

@@ -9,11 +9,15 @@ __all__ = ['EVENTS', 'Event', 'event', 'RunStarted', 'Planned', 'Layout', 'ArmSt
 
 # %% ../nbs/01_events.ipynb #d0711baa
 import dataclasses
+import functools
 import json
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, dataclass_transform
 
 from lottery_nb.core import (
+    entries_of,
     _in_words,
     _OUTER,
     _types,
@@ -411,6 +415,20 @@ class Unknown(Event):
         "Its name and fields."
         return _in_words(self.name, self.fields)
 
+# %% ../nbs/01_events.ipynb #e7a1c0de
+@functools.cache
+def _entries_at(path: tuple[str, ...]) -> frozenset[str]:
+    "Names of events that packages on a path give: asked for once, as a log may hold many events of one kind."
+    return frozenset(entries_of(EVENTS.kind))
+
+
+def _kind_of(name: str) -> type[Event] | None:
+    "The class of events of a name; None where no package here has it, or its package cannot be loaded."
+    if name not in EVENTS and name in _entries_at(tuple(sys.path)):
+        with suppress(Exception):
+            return EVENTS[name]
+    return EVENTS.get(name)
+
 # %% ../nbs/01_events.ipynb #7cf30c5b
 def event_from(
     line: str | bytes,  # one line of a log
@@ -420,9 +438,8 @@ def event_from(
         facts = json.loads(line)
         if not (name := facts["event"]).isidentifier():
             raise ValueError(name)
-        if name not in EVENTS:
+        if (cls := _kind_of(name)) is None:
             return Unknown(name, {key: value for key, value in facts.items() if key not in _OUTER})
-        cls = EVENTS[name]
         return cls(**{f.name: facts[f.name] for f in dataclasses.fields(cls) if f.name in facts})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise LotteryError(

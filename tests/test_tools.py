@@ -13,6 +13,7 @@ import measure_style
 import pytest
 import readme
 import sentences
+import who_knows
 
 TOOLS = Path(readme.__file__).parent
 PNG = base64.b64encode(b"\x89PNG a picture").decode()
@@ -429,9 +430,34 @@ def test_the_drawing_of_the_column_fills_one_room_and_is_held_in_step(project):
     save(project / "nbs" / "01_core.ipynb", "# Core", "#| default_exp core")
     (project / "nbs" / "data").mkdir()
     save(project / "nbs" / "data" / "02_own.ipynb", "# Own", "#| default_exp data.own")
-    assert tool("column", project, "--check") == (1, "stale, to be made again with python tools/column.py: nbs/images/column/core.svg\n")
+    assert tool("column", project, "--check") == (
+        1,
+        "stale, to be made again with python tools/column.py: nbs/images/column/core.svg\n",
+    )
     assert tool("column", project) == tool("column", project, "--check") == (0, "")
     svg = (project / "nbs/images/column/core.svg").read_text()
-    assert svg.count('<rect class="here"') == 1 and svg.index(">ground<") < svg.index(">core<") < svg.index(">data<") < svg.index(">own<")
+    assert svg.count('<rect class="here"') == 1 and svg.index(">ground<") < svg.index(">core<") < svg.index(
+        ">data<"
+    ) < svg.index(">own<")
     (project / "nbs" / "data" / "02_own.ipynb").unlink()
     assert tool("column", project, "--check")[0] == 1
+
+
+def test_who_knows_finds_texts_names_and_lists(tmp_path):
+    """A member counts where it is a text, a name, or one of a list with commas; not in a sentence."""
+    (tmp_path / "wing").mkdir()
+    holds = {
+        "a": "x = 'small dense'",
+        "b": "def _small_dense(): pass",
+        "wing/c": "flag(default='reinit,small-dense')",
+    }
+    holds_not = {"d": "'a small dense network'", "e": "y = 1", "_index": "x = 'small dense'"}
+    for name, code in (holds | holds_not).items():
+        (tmp_path / f"{name}.py").write_text(code)
+    assert who_knows.who_knows("small dense", tmp_path) == ["a", "b", "wing.c"]
+
+
+def test_every_kind_of_who_knows_is_known_somewhere():
+    """The table is not out of date, and what one module owns is known to few."""
+    found = {member: modules for _, member, modules in who_knows.rows()}
+    assert all(found.values()), found

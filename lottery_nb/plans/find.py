@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lottery_nb.core import (
+    READING,
     about,
     canonical,
     check_choice,
@@ -178,6 +179,13 @@ def check_rates(
         )
     return tuple(rates)
 
+# %% ../../nbs/plans/28_find.ipynb #e7a1c0df
+def _check_densities(scope: Callable, schedule: Schedule) -> None:
+    "Refuse a schedule that a scope with a density of its own cannot follow."
+    if hasattr(scope, "check_density"):
+        for density in schedule.densities[1:]:
+            scope.check_density(density)
+
 # %% ../../nbs/plans/28_find.ipynb #1409d306
 def _check_find(p: FindPlan) -> None:
     "What can be checked without loading data."
@@ -201,10 +209,8 @@ def _check_find(p: FindPlan) -> None:
             object.__setattr__(p, name, registry.keep(value))
     with about("FindPlan.controls"):
         object.__setattr__(p, "controls", tuple(CONTROLS.keep(control) for control in p.controls))
-    scope = SCOPES[p.scope] if isinstance(p.scope, str) else p.scope
-    if hasattr(scope, "check_density"):
-        for density in p.schedule.densities[1:]:
-            scope.check_density(density)
+    if not READING.get():
+        _check_densities(p.scope if callable(p.scope) else SCOPES[p.scope], p.schedule)
     object.__setattr__(p, "rates", check_rates(p.rates, p.recipe.lr, "FindPlan.rates"))
     check_choice(p.score_at, SCORE_AT, "FindPlan.score_at")
     check_choice(p.retrain, RETRAIN, "FindPlan.retrain")
@@ -230,6 +236,9 @@ class Search:
 
     def __init__(self, plan: FindPlan):
         self.plan = plan
+        with about("FindPlan.criterion"):
+            CRITERIA.find(plan.criterion)
+            _check_densities(SCOPES.find(plan.scope), plan.schedule)
         with about("FindPlan.source"):
             self.domain = domain(plan.source)
             words = self.domain.vocabulary

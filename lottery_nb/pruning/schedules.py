@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..core import about, check_choice, check_number, DATA, LotteryError, Reference, Registry
+from lottery_nb.core import (
+    READING,
+    about,
+    check_choice,
+    check_number,
+    DATA,
+    LotteryError,
+    Reference,
+    Registry,
+)
 
 # %% ../../nbs/pruning/14_schedules.ipynb #f546ed4b
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Schedule:
         object.__setattr__(self, "kind", kept)
         object.__setattr__(self, "numbers", tuple(self.numbers))
         ROUNDS.check(self.rounds, f"{kept} schedule")
-        if kept is given and isinstance(kept, Reference):
+        if kept is given and (isinstance(kept, Reference) or READING.get() and kept not in SCHEDULES):
             return  # read from a file: its formula is imported when a density is asked for
         object.__setattr__(self, "numbers", SCHEDULES.find(kept).checked(self.numbers, f"{kept} schedule"))
         self.density(0)
@@ -175,7 +184,7 @@ class Schedule:
 
     def __str__(self) -> str:
         rounds = f"{self.rounds} round{'s' * (self.rounds > 1)}"
-        if isinstance(self.kind, Reference) and "densities" not in self.__dict__:
+        if self.kind not in SCHEDULES and "densities" not in self.__dict__:
             return f"{self.kind}{self.numbers}, {rounds}"  # to show a plan imports nothing
         return f"{self.kind}, {rounds} to {self.densities[-1]:.3%} density"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ..core import density_text
-from ..pruning.schedules import Schedule
+from ..pruning.schedules import SCHEDULES, Schedule
 from ..engine.recipes import Recipe
 from ..plans.tickets import Ticket
 
@@ -81,6 +81,8 @@ def schedule_text(
     schedule: Schedule,  # of any kind, a user's own too
 ) -> str:
     "A sparsity schedule as a person says it."
+    if schedule.kind not in SCHEDULES:  # to tell a plan imports nothing
+        return str(schedule)
     rounds, last = (
         f"{schedule.rounds} round{'s' * (schedule.rounds > 1)}",
         density_text(schedule.densities[-1]),

@@ -17,7 +17,7 @@ import traitlets
 
 from ..core import names_of
 from ..pruning.schedules import Parameter
-from .forms import schedule_values
+from .forms import number_field, schedule_values
 
 # %% ../../nbs/workbench/49_fields.ipynb #3a00eef3
 class Checks(w.VBox):
@@ -208,7 +208,7 @@ def number_box(
     p: Parameter,  # of a kind of schedule
 ) -> w.Widget:
     "The control for a number: a slider for a share, a box for another; a text for a list."
-    label, first = p.label or p.name.replace("_", " ").capitalize(), schedule_values()[p.name]
+    label, first = p.label or p.name.replace("_", " ").capitalize(), schedule_values()[number_field(p.name)]
     if p.each:
         return w.Text(first, description=label)
     if p.whole:

@@ -48,7 +48,16 @@ from ..results.style import styled, text_of
 
 from ..results.report import time_text
 
-from .forms import beside, FIND, find_field, find_plan, refusals, REWINDS, schedule_of
+from lottery_nb.workbench.forms import (
+    number_field,
+    beside,
+    FIND,
+    find_field,
+    find_plan,
+    refusals,
+    REWINDS,
+    schedule_of,
+)
 
 from .cost import Cost, cost_key, devices, LONG, Looked, looked_at, measure
 
@@ -140,7 +149,10 @@ def more_training_fields(v: Mapping[str, Any]) -> dict[str, Field]:
 def pruning_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "How much is pruned, and when."
     kinds = {"kind": Field(pick("Schedule", SCHEDULES.names, v["kind"]), help_of(FindPlan, "schedule"))}
-    return kinds | {name: Field(number_box(p), p.help) for name, p in schedule_parameters().items()}
+    return kinds | {
+        number_field(name): Field(number_box(p), p.help) for name, p in schedule_parameters().items()
+    }
+
 
 def more_pruning_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "What is pruned."
@@ -194,9 +206,11 @@ def picture(
     ).save(stored, "PNG", optimize=True)
     return f'<img alt="{escape(label)}" src="data:image/png;base64,{base64.b64encode(stored.getvalue()).decode()}">'
 
+
 SAMPLES = 8  # pictures of a class
 TEXTS = 4  # texts in all, one of each class at least
 SHORT = 160  # characters of a text that are shown
+
 
 def texts_html(
     samples: Sequence[tuple[str, str]],  # text, class
@@ -405,8 +419,8 @@ def _check(tab: FindTab) -> None:
     "Say what is wrong with the form, draw its schedule, and look at data and network where they have changed."
     form, values = tab.form, tab.form.values
     reasons = refusals(values)
-    numbers = schedule_parameters().keys() & form.fields.keys()
-    asked = () if "kind" in reasons else SCHEDULES[values["kind"]].asked
+    numbers = {number_field(name) for name in schedule_parameters()} & form.fields.keys()
+    asked = () if "kind" in reasons else [number_field(name) for name in SCHEDULES[values["kind"]].asked]
     for name in numbers:
         form.fields[name].layout.display = None if name in asked else "none"
     form.fields["rewind_at"].layout.display = None if values["rewind"] in ("step", "epoch") else "none"
@@ -447,6 +461,7 @@ def _preview(tab: FindTab, name: str) -> None:
 
     tab.bench.jobs.begin("preview", read, seen, lambda e: _blame(tab, e))
 
+
 def _forget(tab: FindTab, why: str) -> None:
     "Show nothing of another source than the form names; after a refusal a later form reads its source again."
     awaits = lambda name, title: tab.bench.live.show(name, awaited(title, why), "find", why)
@@ -475,6 +490,7 @@ def _see(tab: FindTab, plan: Any, looked: Looked) -> None:
     tab.looked = looked
     tab.bench.live.show("network", layers_figure(looked), "find", "weights of each layer")
     tab.tell_cost(plan)
+
 
 def _blame(tab: FindTab, error: BaseException) -> None:
     "Put a refusal next to its field; anything else is an error of the panel too."
