@@ -11,6 +11,7 @@ import pickle
 import resource
 import signal
 import struct
+import sys
 import time
 import types
 
@@ -77,9 +78,11 @@ class Disk:
         "Put it between this package and the operating system, until `monkeypatch` is undone."
         put = functools.partial(monkeypatch.setattr, raising=False) if monkeypatch else setattr
         system = types.SimpleNamespace(**{**vars(os), "fsync": self.fsync, "replace": self.replace})
-        for module in (core, runs):
-            put(module, "os", system)
-            put(module, "open", self.open)
+        for name, module in list(sys.modules.items()):  # any room may be one that writes; a wing only holds rooms
+            if name.startswith("lottery_nb.") and "__file__" in vars(module) and "__path__" not in vars(module):
+                put(module, "open", self.open)
+                if vars(module).get("os") is os:
+                    put(module, "os", system)
         write_text = pathlib.Path.write_text
 
         def watched(path, text, *args, **kwargs):
@@ -142,7 +145,7 @@ def _worker(ready, folder, source, dies_at):
 def worker(folder, source=None, dies_at=None, dies_after=None):
     "Work on a run (with the plan of another one) in a process of its own, killed at a step of writing or after some seconds; its exit code: 0, or -9."
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lottery_nb.workers", "sklearn.datasets", "sklearn.model_selection"])
+    context.set_forkserver_preload(["lottery_nb.runs.workers", "sklearn.datasets", "sklearn.model_selection"])
     here, there = context.Pipe(False)
     process = context.Process(target=_worker, args=(there, str(folder), source and str(source), dies_at))
     process.start()

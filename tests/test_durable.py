@@ -239,7 +239,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_a_place_made_takes_it_up(whole,
 
 
 def test_a_heart_goes_on_beating_when_a_beat_cannot_be_written(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs_log, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(runs_writing, "HEARTBEAT", 0.02)
     disk = Disk(lambda kind, step, before: "ENOSPC" if kind == "heartbeat" and before < 2 else None)
     disk.install(monkeypatch)
     with runs_writing.working(tmp_path):

@@ -36,7 +36,7 @@ from lottery_nb.events import (
 from lottery_nb.files import write_atomic
 from lottery_nb.workbench.follow import Follower
 from lottery_nb.pruning.schedules import listed, one_shot
-from lottery_nb.runs.log import LAYERS, layers_frame, Log, RESULTS, results_frame, RunState, Tail
+from lottery_nb.runs.log import LAYER_COLUMNS, layers_frame, Log, RESULT_COLUMNS, results_frame, RunState, Tail
 from lottery_nb.runs.reading import read_plan, Run, run_folder, write_plan
 from lottery_nb.runs.writing import Arms, record, run, Writer
 from lottery_nb.plans.find import find_tickets
@@ -309,7 +309,7 @@ def test_frames_by_hand():
         ArmDone("a", 2, {"test": {"accuracy": 0.66, "loss": 1.1}}, 2.0),
     ]
     frame = results_frame(events)
-    assert tuple(frame.columns) == RESULTS and len(frame) == 2 * 4 + 2 and not frame.isna().any().any()
+    assert tuple(frame.columns) == RESULT_COLUMNS and len(frame) == 2 * 4 + 2 and not frame.isna().any().any()
     assert (frame[list(tags)].drop_duplicates().iloc[0] == list(tags.values())).all()
     value = {(r.epoch, r.split, r.metric): r.value for r in frame.itertuples()}
     assert (
@@ -320,11 +320,11 @@ def test_frames_by_hand():
     )
     assert value[2, "test", "accuracy"] == 0.66 and (1, "test", "accuracy") not in value  # one row an arm
     layers = layers_frame([TicketFound("t", 1, 0, 0.5, 3, 6, {"w": [1, 4], "v": [2, 2]})] * 2)
-    assert tuple(layers.columns) == LAYERS and layers.values.tolist() == [
+    assert tuple(layers.columns) == LAYER_COLUMNS and layers.values.tolist() == [
         [0, 1, 0.5, "w", 1, 4, 0.25],
         [0, 1, 0.5, "v", 2, 2, 1.0],
     ]
-    assert tuple(results_frame([]).columns) == RESULTS and tuple(layers_frame([]).columns) == LAYERS
+    assert tuple(results_frame([]).columns) == RESULT_COLUMNS and tuple(layers_frame([]).columns) == LAYER_COLUMNS
 
 
 def test_an_arm_that_begins_anew_drops_what_it_told_before():

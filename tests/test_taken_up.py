@@ -178,8 +178,8 @@ def test_arms_that_are_trained_anew_leave_no_old_numbers(tmp_path, monkeypatch):
 
 def test_a_run_is_taken_up_on_the_device_where_it_was(tmp_path, monkeypatch):
     until(tmp_path / "run", "ArmDone", 1)
-    seen, pick = [], runs_reading.pick_device
-    monkeypatch.setattr(runs_reading, "pick_device", lambda name: seen.append(str(name)) or pick(name))
+    seen, pick = [], runs_writing.pick_device
+    monkeypatch.setattr(runs_writing, "pick_device", lambda name: seen.append(str(name)) or pick(name))
     stream = record(plan(seeds=3, controls=("reinit",)), tmp_path / "run")
     next(stream)
     stream.close()

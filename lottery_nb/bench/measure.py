@@ -263,6 +263,7 @@ def slug(
     "The name as a file is called."
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
+
 def untested(
     name: str,  # a domain's
 ) -> Domain:
@@ -331,8 +332,10 @@ OURS: Registry = Registry(
     "kind of work"
 )  # (job, domain) -> (function that does the work, returning events; pieces to divide by)
 
+
 def _recipe(job: Mapping[str, Any]) -> Recipe:
     return Piece(**job["piece"]).recipe(job.get("precision"))
+
 
 def _find_plan(job: Mapping[str, Any], d: Domain) -> FindPlan:
     return FindPlan(
@@ -344,6 +347,7 @@ def _find_plan(job: Mapping[str, Any], d: Domain) -> FindPlan:
         seeds=job["seeds"],
         controls=(),
     )
+
 
 @OURS.register("find")
 def _find(job: Mapping[str, Any], d: Domain) -> tuple[Callable[[], Iterator[Event]], int]:
@@ -361,6 +365,7 @@ def _epoch(job: Mapping[str, Any], d: Domain) -> tuple[Callable[[], Iterator[Eve
                 return
 
     return until_pruned, 1
+
 
 @OURS.register("transfer")
 def _transfer(job: Mapping[str, Any], d: Domain) -> tuple[Callable[[], Iterator[Event]], int]:
@@ -400,6 +405,7 @@ def peak_memory(device: torch.device) -> float:
     return (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     )
+
 
 def waited(device: torch.device) -> float:
     "The time, once the device has done all that it was asked for."
@@ -529,6 +535,7 @@ SPEEDS: tuple[tuple[str, str, int, Precision | None], ...] = (
     ("ResNet-18, bf16", "resnet-18", 1, "bf16"),
 )  # (row, network, arms, precision: None for the default)
 
+
 def speed(
     arms: Callable[[int], list[Arm]],  # epochs -> arms
     job: Mapping[str, Any],
@@ -538,6 +545,7 @@ def speed(
     short, short, long = (clocked(device, partial(train, arms(n), device)) for n in (1, 1, 3))
     one = arms(1)
     return 2 * len(one) * len(one[0].domain.train.y) / max(long - short, 1e-9)
+
 
 def _epochs_of(d: Domain, network: str, n: int, how: Recipe, epochs: int) -> list[Arm]:
     return sparse_arms(d, network, n, replace(how, epochs=epochs))
@@ -612,6 +620,7 @@ ALONE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "peak": peak,
     "cost": cost,
 }
+
 
 def work(
     path: str | None = None,  # the job's file; None: the first word of the command line

@@ -152,6 +152,7 @@ def reasons(results: Mapping[str, Any]) -> list[str]:
     )
     return list(dict.fromkeys(f"{where}: {t['why']}" for where, t in turns if "why" in t))
 
+
 def settings_table(results: Mapping[str, Any]) -> pd.DataFrame:
     "How each contender worked, and what it reached."
     rows = [

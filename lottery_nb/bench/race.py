@@ -64,6 +64,7 @@ from .page import page, read
 LIMIT = 1800  # seconds that one turn may take
 FIGURES = ("seconds", "kept", "accuracy", "memory_mb")
 
+
 class NotMeasured(Exception):
     "A turn that gave no figure; `kind` is 'failed' or 'not measured', the text says why."
 
@@ -206,6 +207,7 @@ class Stand:
 
 # %% ../../nbs/bench/63_race.ipynb #7d37eeb8
 WORKS = ("a", "b", "c", "d", "e")
+
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
     "What the figures belong to."

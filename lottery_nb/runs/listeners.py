@@ -22,22 +22,27 @@ from ..engine.executors import Executor, EXECUTORS
 # %% ../../nbs/runs/30_listeners.ipynb #f677060b
 class Listener(Protocol):
     "Hears an event of a run after it was written to the log. It is called in the process that trains, which waits for it."
-    def __call__(self, event: Event, folder: RunFolder) -> Any:
-        ...
+
+    def __call__(self, event: Event, folder: RunFolder) -> Any: ...
+
 
 LISTENERS = Registry("listener")
 "Name -> a `Listener`, or a class that makes one without arguments."
+
 
 def listener_of(
     listener: str | Listener,  # a name that `LISTENERS` finds, or a listener itself
 ) -> Listener:
     "The listener of a name; refuses what is none."
-    found = LISTENERS.find(listener)
-    if isinstance(found, type):
-        found = found()
-    if not callable(found):
-        raise LotteryError(f"listener {listener!r}: give one of {', '.join(LISTENERS)}, 'package.module:name', or a function (event, folder)")
-    return found
+    hears = LISTENERS.find(listener)
+    if isinstance(hears, type):
+        hears = hears()
+    if not callable(hears):
+        raise LotteryError(
+            f"listener {listener!r}: give one of {', '.join(LISTENERS)}, 'package.module:name', or a function (event, folder)"
+        )
+    return hears
+
 
 @LISTENERS.register("print")
 def print_event(event: Event, folder: RunFolder) -> None:
@@ -48,8 +53,9 @@ def print_event(event: Event, folder: RunFolder) -> None:
 @event
 class ListenerDropped(Event):
     "A listener failed and hears nothing more; the training goes on."
+
     listener: str
-    reason: str        # one sentence
+    reason: str  # one sentence
 
     def says(self) -> str:
         return f"listener {self.listener} failed and hears nothing more: {self.reason}"
@@ -57,16 +63,14 @@ class ListenerDropped(Event):
 # %% ../../nbs/runs/30_listeners.ipynb #7afd1ce5
 class Audience:
     "The listeners of a run."
-    def __init__(self,
-        folder: RunFolder,
-        listeners: Iterable[str | Listener] = (),
-    ):
-        self.folder = folder
-        self.listeners = [(spelled(LISTENERS, value) or repr(value), listener_of(value)) for value in listeners]
 
-    def hear(self,
-        event: Event,
-    ) -> list[ListenerDropped]:
+    def __init__(self, folder: RunFolder, listeners: Iterable[str | Listener] = ()):
+        self.folder = folder
+        self.listeners = [
+            (spelled(LISTENERS, value) or repr(value), listener_of(value)) for value in listeners
+        ]
+
+    def hear(self, event: Event) -> list[ListenerDropped]:
         "Tell an event to all; those that failed are dropped, and told of."
         dropped = []
         for name, listener in list(self.listeners):
@@ -75,14 +79,18 @@ class Audience:
             except Exception as e:
                 reason = " ".join(f"{type(e).__name__}: {e}".split())[:400]
                 dropped.append(ListenerDropped(name, reason))
-                self.listeners = [(other, heard) for other, heard in self.listeners if heard is not listener]
+                self.listeners = [pair for pair in self.listeners if pair[1] is not listener]
                 warnings.warn(dropped[-1].says(), stacklevel=2)
         return dropped
 
 # %% ../../nbs/runs/30_listeners.ipynb #0b2aa529
+OURS = {module.partition(".")[0] for module in (LotteryError.__module__, __name__)}
+"This package, whose names need no trust; in this notebook `__name__` is '__main__'."
+
+
 def spelled(
     registry: Registry,
-    value: Any,   # a name, or a thing that is called
+    value: Any,  # a name, or a thing that is called
 ) -> str:
     "The name by which any process finds it; '' where there is none."
     if isinstance(value, str) and (":" in value or value in entries_of(registry.kind)):
@@ -96,8 +104,6 @@ def spelled(
         return name if name and named(name) is thing else ""
     except LotteryError:
         return ""
-
-OURS = {module.partition(".")[0] for module in (LotteryError.__module__, __name__)}  # in this notebook, the second is '__main__'
 
 # %% ../../nbs/runs/30_listeners.ipynb #054107ed
 def _package(registry: Registry, name: str) -> str:
@@ -114,9 +120,11 @@ def _package(registry: Registry, name: str) -> str:
 # %% ../../nbs/runs/30_listeners.ipynb #cb3e8ec3
 TRUST = "LOTTERY_TRUST"  # environment variable: packages, with commas between, that a run's folder may name
 
+
 @dataclass(frozen=True)
 class How:
     "What works on a run: who runs its groups of arms, and who listens."
+
     executor: str | Executor = "threads"
     listeners: tuple[str | Listener, ...] = ()
 
@@ -133,56 +141,57 @@ class How:
         "The same by names; refuses what another process would not find."
         for registry, value in self.parts():
             if not spelled(registry, value):
-                raise LotteryError(f"{registry.kind} {value!r} has no name that another process finds: move it to a module, or work on the plan in this process, with run(…)")
+                raise LotteryError(
+                    f"{registry.kind} {value!r} has no name that another process finds: move it to a module, or work on the plan in this process, with run(…)"
+                )
         return self.names()
 
 # %% ../../nbs/runs/30_listeners.ipynb #59b1541e
-def write_how(
-    how: How,
-    folder: RunFolder,
-) -> None:
+def write_how(how: How, folder: RunFolder) -> None:
     "Keep in a run's folder what has a name, where it is not the usual or another was kept."
     if how.names() != How() or folder.how.exists():
         names = how.names()
         write_atomic(folder.how, json.dumps({"executor": names.executor, "listeners": list(names.listeners)}))
 
 # %% ../../nbs/runs/30_listeners.ipynb #1010c4de
-def read_how(
-    folder: RunFolder,
-) -> How:
+def read_how(folder: RunFolder) -> How:
     "What a run's folder names; nothing is imported. Refuses a damaged file."
     if not folder.how.exists():
         return How()
     with reading(folder.how, "what works on a run", "remove it, or say who listens and what runs the arms"):
-        record = json.loads(folder.how.read_bytes()[:1 << 16])
+        record = json.loads(folder.how.read_bytes()[: 1 << 16])
         executor, listeners = record["executor"], record["listeners"]
-        if not isinstance(listeners, list) or not all(isinstance(name, str) for name in (executor, *listeners)):
+        if not isinstance(listeners, list) or {type(name) for name in (executor, *listeners)} != {str}:
             raise TypeError("a name is a text")
         return How(executor, tuple(listeners))
 
 # %% ../../nbs/runs/30_listeners.ipynb #7b19b2bf
 def how_of(
     folder: RunFolder,
-    executor: str | Executor = "auto",                      # 'auto': that of the folder
-    listeners: Iterable[str | Listener] | None = None,      # None: those of the folder
+    executor: str | Executor = "auto",  # 'auto': that of the folder
+    listeners: Iterable[str | Listener] | None = None,  # None: those of the folder
 ) -> How:
     "What works on a run: what the caller gives, else what the folder names; refuses an unknown name, and one of the folder that is not trusted."
-    given = None if listeners is None else (listeners,) if isinstance(listeners, str) or callable(listeners) else tuple(listeners)
-    kept = read_how(folder) if executor == "auto" or given is None else How()
+    kept = read_how(folder) if executor == "auto" or listeners is None else How()
     if executor == "auto":
-        _check_trust(EXECUTORS, kept.executor, folder)
-    if given is None:
-        for name in kept.listeners:
-            _check_trust(LISTENERS, name, folder)
-    how = How(kept.executor if executor == "auto" else executor, kept.listeners if given is None else given)
+        executor = _trusted(EXECUTORS, kept.executor, folder)
+    if listeners is None:
+        listeners = [_trusted(LISTENERS, name, folder) for name in kept.listeners]
+    elif isinstance(listeners, str) or callable(listeners):
+        listeners = (listeners,)
+    how = How(executor, tuple(listeners))
     for registry, value in how.parts():
         registry.find(value)
     return how
 
-def _check_trust(registry: Registry, name: Any, folder: RunFolder) -> None:
+
+def _trusted(registry: Registry, name: Any, folder: RunFolder) -> Any:
+    "A name that a folder gives, if it may be imported; one that nobody knows is refused when it is looked up."
     package = _package(registry, name)
     trusted = [word.strip() for word in os.environ.get(TRUST, "").split(",")]
-    if not package or package in trusted or package in OURS and ":" not in name:  # one that nobody knows is refused when it is looked up
-        return
+    if not package or package in trusted or package in OURS and ":" not in name:
+        return name
     again = "executor=… or --executor" if registry is EXECUTORS else "listeners=(…) or --listen"
-    raise LotteryError(f"{folder.how} names the {registry.kind} {name!r}, and a folder may come from anyone: give it again ({again}) if you know it, or set {TRUST}={package}")
+    raise LotteryError(
+        f"{folder.how} names the {registry.kind} {name!r}, and a folder may come from anyone: give it again ({again}) if you know it, or set {TRUST}={package}"
+    )

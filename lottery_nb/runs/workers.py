@@ -27,34 +27,46 @@ from ..engine.executors import Executor
 from .listeners import how_of, Listener
 from .log import beating, Log, RunState, Tail
 from lottery_nb.runs.reading import (
-    check_begun, check_folder, neighbours, read_plan, Run, run_folder, runs_home, write_plan,
+    check_begun,
+    check_folder,
+    neighbours,
+    read_plan,
+    Run,
+    run_folder,
+    runs_home,
+    write_plan,
 )
 from .writing import failure, record, steer
 
 # %% ../../nbs/runs/34_workers.ipynb #7b51d154
 def work(
-    folder: str | Path,     # a run's folder, with its plan.json
+    folder: str | Path,  # a run's folder, with its plan.json
     device: str = "auto",
-    layout: str = "auto",   # as `train` takes it, a number as digits
-    executor: str = "auto",                   # as `run` takes it
-    listeners: Sequence[str] | None = None,   # as `run` takes them
+    layout: str = "auto",  # as `train` takes it, a number as digits
+    executor: str = "auto",  # as `run` takes it
+    listeners: Sequence[str] | None = None,  # as `run` takes them
 ) -> None:
     "Work on a run in this process until it is done or told to stop; an error is logged and raised."
     folder = Path(folder)
     try:
         together = int(layout) if layout.isdigit() else layout
-        with closing(record(read_plan(folder), folder, device, neighbours(folder), together, listeners, executor)) as events:
-            for _ in events: pass
+        with closing(
+            record(read_plan(folder), folder, device, neighbours(folder), together, listeners, executor)
+        ) as events:
+            for _ in events:
+                pass
     except Busy:
         raise
     except Exception as e:
         _note(folder, failure(e))
         raise
 
+
 def _note(folder: Path, failed: RunFailed) -> None:
     "Log an error that came before the run's own log was open, unless the log says it already."
     last = Run(folder).events[-1:]
-    if last and isinstance(last[0], RunFailed) and last[0].reason == failed.reason: return
+    if last and isinstance(last[0], RunFailed) and last[0].reason == failed.reason:
+        return
     log = Log(RunFolder(folder).log)
     log.write(failed)
     log.close()
@@ -62,13 +74,15 @@ def _note(folder: Path, failed: RunFailed) -> None:
 # %% ../../nbs/runs/34_workers.ipynb #ac15b7aa
 STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
 
+
 def start(
-    plan: Any,                       # a FindPlan, a TransferPlan …
-    out: str | Path | None = None,   # the run's folder; None: `run_folder(plan)`
+    plan: Any,  # a FindPlan, a TransferPlan …
+    out: str | Path | None = None,  # the run's folder; None: `run_folder(plan)`
     device: str = "auto",
-    layout: str | int = "auto",      # which arms share their steps, as `train` takes it
-    listeners: Iterable[str | Listener] | None = None,  # as `run` takes them, by names that another process finds
-    executor: str | Executor = "auto",                  # as `run` takes it, likewise
+    layout: str | int = "auto",  # which arms share their steps, as `train` takes it
+    listeners: Iterable[str | Listener]
+    | None = None,  # as `run` takes them, by names that another process finds
+    executor: str | Executor = "auto",  # as `run` takes it, likewise
 ) -> Run:
     "Start a plan in a process of its own, or take it up again; refuses a folder of another plan and a run that a process works on. A finished run is only read."
     folder = run_folder(plan) if out is None else Path(out)
@@ -84,38 +98,73 @@ def start(
 
 # %% ../../nbs/runs/34_workers.ipynb #38d3ea98
 def resume(
-    folder: str | Path,      # a run's folder
-    device: str = "auto",        # 'auto': the one that the run was worked on, where this machine has it
+    folder: str | Path,  # a run's folder
+    device: str = "auto",  # 'auto': the one that the run was worked on, where this machine has it
     layout: str | int = "auto",  # of a run that has not begun; another keeps its own
-    listeners: Iterable[str | Listener] | None = None,  # as `start` takes them; None: those that the folder names
-    executor: str | Executor = "auto",                  # likewise
+    listeners: Iterable[str | Listener]
+    | None = None,  # as `start` takes them; None: those that the folder names
+    executor: str | Executor = "auto",  # likewise
 ) -> Run:
     "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
     found = Run(folder)
-    if found.whole: return found
+    if found.whole:
+        return found
     lock, paused = FileLock(found.folder.lock), found.status == "paused"
-    try: lock.acquire(timeout=0 if found.status in ("running", "paused") else 5); lock.release()  # the lock of a process that just ended is free in a moment
+    try:
+        lock.acquire(timeout=0 if found.status in ("running", "paused") else 5)
+        lock.release()  # the lock of a process that just ended is free in a moment
     except Timeout:
-        if paused: steer(folder); return found
-        raise Busy(_silent(found.path) if found.status == "interrupted" else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+        if paused:
+            steer(folder)
+            return found
+        raise Busy(
+            _silent(found.path)
+            if found.status == "interrupted"
+            else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`"
+        ) from None
     check_begun(None, found.path)
     how = how_of(found.folder, executor, listeners).elsewhere()
     before, told = _starts(found), len(found.events)
     with open(found.folder.worker_log, "ab") as output:
         code = "import sys; from lottery_nb.runs.workers import work; work(*sys.argv[1:5], sys.argv[5:])"
-        worker = subprocess.Popen([sys.executable, "-c", code, str(found.path.resolve()), device, str(layout), str(how.executor), *map(str, how.listeners)],
-                                  stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        worker = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                code,
+                str(found.path.resolve()),
+                device,
+                str(layout),
+                str(how.executor),
+                *map(str, how.listeners),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     deadline = time.monotonic() + STARTING
-    while _starts(found) == before and worker.poll() is None and time.monotonic() < deadline: time.sleep(0.05)
-    if worker.poll() and len(found.events) == told: _note(found.path, RunFailed("the worker process ended before its run began", found.folder.worker_log.read_text(errors="replace")[-64_000:]))
+    while _starts(found) == before and worker.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if worker.poll() and len(found.events) == told:
+        _note(
+            found.path,
+            RunFailed(
+                "the worker process ended before its run began",
+                found.folder.worker_log.read_text(errors="replace")[-64_000:],
+            ),
+        )
     return found
 
 # %% ../../nbs/runs/34_workers.ipynb #a0f1e1f7
 def _silent(folder: Path) -> str:
     "What to do about a process that holds a run's lock and gives no sign of life."
-    try: pid = RunFolder(folder).heartbeat.read_text()[:20]
-    except OSError: pid = "PID"
+    try:
+        pid = RunFolder(folder).heartbeat.read_text()[:20]
+    except OSError:
+        pid = "PID"
     return f"process {pid} holds {folder} and gives no sign of life: it is suspended or hangs; wake it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and take the run up again"
+
 
 def _starts(found: Run) -> int:
     "How often a process has begun to work on a run."
@@ -127,27 +176,39 @@ def pause(folder: str | Path) -> None:
     _need_worker(folder, "pause")
     steer(folder, "pause")
 
+
 def stop(
-    folder: str | Path,        # a run's folder
-    timeout: float = 30.0,     # seconds to wait for the worker to end
+    folder: str | Path,  # a run's folder
+    timeout: float = 30.0,  # seconds to wait for the worker to end
 ) -> Run:
     "Stop the process that works on a run, and wait until it has ended; the run can be taken up again."
     _need_worker(folder, "stop")
     steer(folder, "stop")
     found, deadline = Run(folder), time.monotonic() + timeout
-    while found.status in ("running", "paused") and time.monotonic() < deadline: time.sleep(0.05)
-    if found.status in ("running", "paused"): raise LotteryError(f"{folder} has not stopped after {timeout:g} s: its step is long, or its machine is out of reach; it stops at the next step")
+    while found.status in ("running", "paused") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if found.status in ("running", "paused"):
+        raise LotteryError(
+            f"{folder} has not stopped after {timeout:g} s: its step is long, or its machine is out of reach; it stops at the next step"
+        )
     return found
+
 
 def _need_worker(folder: str | Path, what: str) -> None:
     found = Run(folder)
-    if (status := found.status) in ("running", "paused"): return
-    try: FileLock(found.folder.lock).acquire(timeout=2).lock.release()  # that of a process that just died is free in a moment
-    except Timeout: raise Busy(_silent(found.path)) from None
+    if (status := found.status) in ("running", "paused"):
+        return
+    try:
+        FileLock(found.folder.lock).acquire(
+            timeout=2
+        ).lock.release()  # that of a process that just died is free in a moment
+    except Timeout:
+        raise Busy(_silent(found.path)) from None
     raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
 
 # %% ../../nbs/runs/34_workers.ipynb #b0857e62
 ENDS = 1 << 16  # bytes read at the start and at the end of a log
+
 
 def glance(
     folder: str | Path,  # a run's folder
@@ -160,17 +221,37 @@ def glance(
         tail = _lines(log, max(0, size - ENDS)) if size > ENDS else head
     first, last = (RunState([e for _, e in part], epochs=False) for part in (head, tail))
     planned = first.planned.arms if first.planned else None
-    done = sum(1 for e in os.scandir(place.arms) if e.name.endswith(".safetensors") and not e.name.startswith("state-")) if place.arms.is_dir() else 0
+    done = (
+        sum(
+            1
+            for e in os.scandir(place.arms)
+            if e.name.endswith(".safetensors") and not e.name.startswith("state-")
+        )
+        if place.arms.is_dir()
+        else 0
+    )
     status = last.status(folder)
-    if status == "planned" and head and tail is not head: status = "running" if beating(folder) else "interrupted"  # what it said last of itself lies further back
-    return dict(run=folder.name, **_about(folder), status=status, arms=planned if status == "done" else done, planned=planned,
-                last=pd.Timestamp(tail[-1][0], unit="s").floor("s") if tail else pd.NaT, path=str(folder))
+    if status == "planned" and head and tail is not head:
+        status = (
+            "running" if beating(folder) else "interrupted"
+        )  # what it said last of itself lies further back
+    return dict(
+        run=folder.name,
+        **_about(folder),
+        status=status,
+        arms=planned if status == "done" else done,
+        planned=planned,
+        last=pd.Timestamp(tail[-1][0], unit="s").floor("s") if tail else pd.NaT,
+        path=str(folder),
+    )
+
 
 def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
     "Events in the first ENDS bytes from a place on; a line that begins before it is skipped."
     with open(log, "rb") as f:
         f.seek(at)
-        if at: f.readline()
+        if at:
+            f.readline()
         return [pair for line in f.read(ENDS).splitlines() if (pair := Tail(log)._pair(line))]
 
 # %% ../../nbs/runs/34_workers.ipynb #25f1e46a
@@ -179,15 +260,29 @@ def _about(folder: Path) -> dict[str, str]:
     try:
         with reading(RunFolder(folder).plan, "a plan"):
             plan = json.loads(RunFolder(folder).plan_text())
-            sources = [_name_of(plan["source"])] if "source" in plan else [t["name"].rsplit("-r", 1)[0] for t in plan["tickets"]]
+            sources = (
+                [_name_of(plan["source"])]
+                if "source" in plan
+                else [t["name"].rsplit("-r", 1)[0] for t in plan["tickets"]]
+            )
             targets = [_name_of(target) for target in plan.get("targets", ())]
-            return dict(kind=str(plan["type"]).removesuffix("Plan").lower(), source=", ".join(dict.fromkeys(sources)), targets=", ".join(targets))
+            return dict(
+                kind=str(plan["type"]).removesuffix("Plan").lower(),
+                source=", ".join(dict.fromkeys(sources)),
+                targets=", ".join(targets),
+            )
     except Unreadable:
         return dict(kind="unreadable", source="", targets="")
 
+
 def _name_of(domain: str | dict) -> str:
     "The name of a domain in a plan's JSON."
-    return domain if isinstance(domain, str) else str(domain.get("name", domain.get("spec", {}).get("base", "own data")))
+    return (
+        domain
+        if isinstance(domain, str)
+        else str(domain.get("name", domain.get("spec", {}).get("base", "own data")))
+    )
+
 
 def runs(
     folder: str | Path | None = None,  # None: LOTTERY_RUNS or ./lottery-runs

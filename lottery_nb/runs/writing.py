@@ -44,16 +44,40 @@ from tqdm.auto import tqdm
 from .. import __version__
 
 from lottery_nb.core import (
-    Busy, check_choice, device_name, from_plain, LotteryError, pick_device, to_plain, Unreadable,
+    Busy,
+    check_choice,
+    device_name,
+    from_plain,
+    LotteryError,
+    pick_device,
+    to_plain,
+    Unreadable,
 )
 
 from lottery_nb.events import (
-    ArmStarted, Event, event_from, Layout, Planned, RunDone, RunFailed, RunPaused, RunResumed, RunStarted,
+    ArmStarted,
+    Event,
+    event_from,
+    Layout,
+    Planned,
+    RunDone,
+    RunFailed,
+    RunPaused,
+    RunResumed,
+    RunStarted,
     RunStopped,
 )
 
 # %% ../../nbs/runs/33_writing.ipynb #e744959b
-from ..files import is_sound, read_tensors, reading, RunFolder, safe_child, write_atomic, write_tensors
+from lottery_nb.files import (
+    is_sound,
+    read_tensors,
+    reading,
+    RunFolder,
+    safe_child,
+    write_atomic,
+    write_tensors,
+)
 
 from ..rewinding.snapshots import snapshot_from
 
@@ -73,25 +97,34 @@ from .reading import check_begun, check_folder, neighbours, PLANS, Run, run_fold
 
 # %% ../../nbs/runs/33_writing.ipynb #393f22a5
 def _started(plan: Any, device: torch.device) -> RunStarted:
-    versions = {"lottery_nb": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
-    return RunStarted(plan.hash, type(plan).__name__, str(device), device_name(device), versions, torch.get_num_threads())
+    versions = {
+        "lottery_nb": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+    return RunStarted(
+        plan.hash, type(plan).__name__, str(device), device_name(device), versions, torch.get_num_threads()
+    )
 
 # %% ../../nbs/runs/33_writing.ipynb #7454b377
 class Arms(Recall):
     "Results and states of arms on disk, by identity."
-    def __init__(self,
-        folder: Path,            # of the run that writes
-        others: Sequence[Path] = (), # folders of runs whose finished arms may be taken
+
+    def __init__(
+        self,
+        folder: Path,  # of the run that writes
+        others: Sequence[Path] = (),  # folders of runs whose finished arms may be taken
     ):
         self.folder, self.others = folder, others
         self.stored: set[str] = set()  # fingerprints of snapshots of tickets that were kept
-        self.next_state = 0.0          # when the state of a stack is kept again
+        self.next_state = 0.0  # when the state of a stack is kept again
         self.past, self.layouts = Tail(RunFolder(folder.parent).log), {}  # type: ignore[var-annotated]
 
     def result(self, identity: str) -> Saved | None:
         "The result with that identity, of this run or another; None for a file that is damaged."
         for folder in (self.folder, *self.others):
-            with suppress(Unreadable): return read_arms(safe_child(folder, f"{identity}.safetensors"))[identity]
+            with suppress(Unreadable):
+                return read_arms(safe_child(folder, f"{identity}.safetensors"))[identity]
         return None
 
     def state(self, identity: str) -> dict[str, Saved]:
@@ -103,13 +136,15 @@ class Arms(Recall):
     def layout(self, arms: Sequence[str]) -> Layout | None:
         "How this run laid out arms of these names."
         for _, e in self.past.new():
-            if isinstance(e, Layout): self.layouts.setdefault(frozenset(itertools.chain(*e.groups)), e)
+            if isinstance(e, Layout):
+                self.layouts.setdefault(frozenset(itertools.chain(*e.groups)), e)
         return self.layouts.get(frozenset(arms))
 
     def device(self) -> str:
         "The device that this run was worked on last, where this machine has it; else 'auto'."
         told = [e.device for _, e in Tail(self.past.path).new() if isinstance(e, RunStarted)]
-        with suppress(LotteryError): return str(pick_device(told[-1])) if told else "auto"
+        with suppress(LotteryError):
+            return str(pick_device(told[-1])) if told else "auto"
         return "auto"
 
     def asked(self) -> str | int:
@@ -120,13 +155,19 @@ class Arms(Recall):
     def stacks(self, alone: Sequence[str]) -> list[list[str]]:
         "Finished stacks, of this run or another, of arms that are all among these."
         wanted, found = set(alone), {}  # type: ignore[var-annotated]
-        for file in (f for folder in (self.folder, *self.others) if folder.is_dir() for f in os.listdir(folder)):
+        for file in (
+            f for folder in (self.folder, *self.others) if folder.is_dir() for f in os.listdir(folder)
+        ):
             name, _, stack = file.removesuffix(".safetensors").partition("-")
-            if name in wanted: found.setdefault(stack, set()).add(name)
-        whole = [sorted(names) for stack, names in found.items() if in_stack(sorted(names))[0].endswith(stack)]
+            if name in wanted:
+                found.setdefault(stack, set()).add(name)
+        whole = [
+            sorted(names) for stack, names in found.items() if in_stack(sorted(names))[0].endswith(stack)
+        ]
         chosen: list[list[str]] = []
         for names in whole:
-            if not set(names) & set(itertools.chain(*chosen)): chosen.append(names)
+            if not set(names) & set(itertools.chain(*chosen)):
+                chosen.append(names)
         return chosen
 
     def file(self, state: str) -> Path:
@@ -159,23 +200,42 @@ class Arms(Recall):
 
 # %% ../../nbs/runs/33_writing.ipynb #cce4d44b
 def write_arms(
-    path: Path,                    # '….safetensors'
-    saved: Mapping[str, Saved],    # identity -> state or result
+    path: Path,  # '….safetensors'
+    saved: Mapping[str, Saved],  # identity -> state or result
 ) -> None:
     "Write states or results of arms to one file."
     tensors: dict[str, Tensor] = {}
     arms: dict[str, dict] = {}
     for k, (identity, s) in enumerate(saved.items()):
         points: dict[str, dict] = {}
-        for key, snapshot in {"now": s.now, "kept": s.record.kept, **{f"step {step}": v for step, v in s.record.captured.items()}}.items():
-            if snapshot is None: continue
+        for key, snapshot in {
+            "now": s.now,
+            "kept": s.record.kept,
+            **{f"step {step}": v for step, v in s.record.captured.items()},
+        }.items():
+            if snapshot is None:
+                continue
             points[key] = {"step": snapshot.step, "updates": snapshot.updates}
             tensors |= {f"{k}/{key}/{n}": t for n, t in snapshot.tensors().items()}
         numbers = {n: to_plain(getattr(s.record, n)) for n in NUMBERS}
-        arms[identity] = {"record": numbers, "points": points, "metrics": s.metrics, "told": [e.line() for e in s.told]}
+        arms[identity] = {
+            "record": numbers,
+            "points": points,
+            "metrics": s.metrics,
+            "told": [e.line() for e in s.told],
+        }
     write_tensors(path, tensors, {"file": path.stem, "arms": list(arms.items())})
 
-NUMBERS = ("score", "epoch", "waited", "seconds", "failed", "ended", "validation")  # of a Record, besides its snapshots
+
+NUMBERS = (
+    "score",
+    "epoch",
+    "waited",
+    "seconds",
+    "failed",
+    "ended",
+    "validation",
+)  # of a Record, besides its snapshots
 
 # %% ../../nbs/runs/33_writing.ipynb #8fa701ca
 def read_arms(
@@ -188,28 +248,39 @@ def read_arms(
             raise LotteryError(f"it is the file of other arms, {record['file']!r}: it was renamed, remove it")
         return {identity: _saved(tensors, f"{k}/", arm) for k, (identity, arm) in enumerate(record["arms"])}
 
+
 def _saved(tensors: dict[str, Tensor], place: str, arm: dict) -> Saved:
     snapshots = {key: snapshot_from(tensors, f"{place}{key}/", point) for key, point in arm["points"].items()}
     captured = {int(k[5:]): s for k, s in snapshots.items() if k.startswith("step ")}
     numbers = {n: from_plain(v) for n, v in arm["record"].items()}
     numbers["validation"] = dict(numbers["validation"])
-    return Saved(Record(kept=snapshots.get("kept"), captured=captured, **numbers), snapshots.get("now"), arm["metrics"], tuple(event_from(t) for t in arm["told"]))
+    return Saved(
+        Record(kept=snapshots.get("kept"), captured=captured, **numbers),
+        snapshots.get("now"),
+        arm["metrics"],
+        tuple(event_from(t) for t in arm["told"]),
+    )
 
 # %% ../../nbs/runs/33_writing.ipynb #49109fbf
 COMMANDS = ("pause", "stop")
 
+
 def steer(
     folder: str | Path,  # a run's folder
-    command: str = "",   # 'pause', 'stop', or '' to go on
+    command: str = "",  # 'pause', 'stop', or '' to go on
 ) -> None:
     "Tell the process that works on a run to pause, to stop, or to go on."
-    if command: check_choice(command, COMMANDS, "command")
+    if command:
+        check_choice(command, COMMANDS, "command")
     write_atomic(RunFolder(folder).control, command)
+
 
 def _command(folder: Path) -> str:
     try:
-        with open(RunFolder(folder).control, "rb") as f: return f.read(80).decode().strip()
-    except (OSError, ValueError): return ""
+        with open(RunFolder(folder).control, "rb") as f:
+            return f.read(80).decode().strip()
+    except (OSError, ValueError):
+        return ""
 
 # %% ../../nbs/runs/33_writing.ipynb #ae5bea26
 def _sweep(folder: Path) -> None:
@@ -230,23 +301,35 @@ def working(
     folder.mkdir(parents=True, exist_ok=True)
     place = RunFolder(folder)
     lock, stop, heart = FileLock(place.lock), threading.Event(), place.heartbeat
-    try: lock.acquire(timeout=0.3)  # who looks whether it is free holds it for a moment
-    except Timeout: raise Busy(f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`") from None
+    try:
+        lock.acquire(timeout=0.3)  # who looks whether it is free holds it for a moment
+    except Timeout:
+        raise Busy(
+            f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`"
+        ) from None
+
     def touch() -> None:
-        with suppress(OSError): heart.write_text(str(os.getpid()))
+        with suppress(OSError):
+            heart.write_text(str(os.getpid()))
+
     def beat() -> None:
-        while not stop.wait(HEARTBEAT): touch()
+        while not stop.wait(HEARTBEAT):
+            touch()
+
     thread = threading.Thread(target=beat, daemon=True)
     try:
-        with suppress(OSError): place.control.unlink(missing_ok=True)
+        with suppress(OSError):
+            place.control.unlink(missing_ok=True)
         _sweep(folder)
         touch()  # before the log can say that it runs
         thread.start()
         yield
     finally:
         stop.set()
-        if thread.is_alive(): thread.join()
-        with suppress(OSError): heart.unlink(missing_ok=True)
+        if thread.is_alive():
+            thread.join()
+        with suppress(OSError):
+            heart.unlink(missing_ok=True)
         lock.release()
         if made and list(folder.iterdir()) == [place.lock]:  # a plan that was refused leaves nothing
             place.lock.unlink()
@@ -257,17 +340,19 @@ def working(
 # %% ../../nbs/runs/33_writing.ipynb #fbc72a59
 class Writer:
     "Writes a run's events to its log, each once."
-    def __init__(self,
-        folder: Path,   # the run's
+
+    def __init__(
+        self,
+        folder: Path,  # the run's
         arms: Arms,
-        listeners: Iterable[str | Listener] = (),   # hear each event that is logged
+        listeners: Iterable[str | Listener] = (),  # hear each event that is logged
     ):
         self.folder, self.arms = folder, arms
         place = RunFolder(folder)
         past = Tail(place.log).new()
         self.seen, self.seconds = {e.key() for _, e in past}, worked(past)
         self.known = {e.arm: e.identity for _, e in past if isinstance(e, ArmStarted)}
-        self.anew = False              # whether arms are trained anew that were others before
+        self.anew = False  # whether arms are trained anew that were others before
         self.log, self.start = Log(place.log, Audience(place, listeners)), time.monotonic()
 
     def write(self, e: Event) -> None:
@@ -285,7 +370,10 @@ class Writer:
         "An arm begins. One that was another before (on another device, by another torch or engine) is told anew, and its earlier numbers no longer count."
         if self.known.get(e.arm, e.identity) != e.identity:
             if not self.anew:
-                warnings.warn(f"{self.folder}: its networks were trained on another device, or with another version of torch or of this package; they are trained anew", stacklevel=2)
+                warnings.warn(
+                    f"{self.folder}: its networks were trained on another device, or with another version of torch or of this package; they are trained anew",
+                    stacklevel=2,
+                )
             self.anew = True
             self.seen = {key for key in self.seen if key is None or key[1] != e.arm}
         self.known[e.arm] = e.identity
@@ -296,7 +384,9 @@ def _keep_ticket(arms: Arms, ticket: Ticket) -> None:
     run = RunFolder(arms.folder.parent)
     file, store = run.ticket(ticket.name), run.snapshots
     names = {s.fingerprint for s in ticket.snapshots.values()}
-    damaged = [place for n in names - arms.stored if not is_sound(place := safe_child(store, f"{n}.safetensors"))]
+    damaged = [
+        place for n in names - arms.stored if not is_sound(place := safe_child(store, f"{n}.safetensors"))
+    ]
     arms.stored |= names
     with suppress(Unreadable):
         if file.exists() and not damaged and Ticket.load(file).content == ticket.content:
@@ -304,6 +394,7 @@ def _keep_ticket(arms: Arms, ticket: Ticket) -> None:
     for place in damaged:
         place.unlink(missing_ok=True)
     ticket.save(file, store=store)
+
 
 def _tidy(arms: Arms) -> None:
     "Remove snapshots that only tickets of earlier networks referred to."
@@ -323,22 +414,28 @@ def worked(
 
 # %% ../../nbs/runs/33_writing.ipynb #131fb3bc
 def failure(
-    error: BaseException,   # that is being handled
+    error: BaseException,  # that is being handled
 ) -> RunFailed:
     "The event of a run that ended by an error: a sentence, and the traceback."
     said = " ".join((str(error) or type(error).__name__).split())[:2000]
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    return RunFailed(said + ": the disk is full, make room and take the run up again" * full, traceback.format_exc()[-64_000:])
+    return RunFailed(
+        said + ": the disk is full, make room and take the run up again" * full,
+        traceback.format_exc()[-64_000:],
+    )
 
 # %% ../../nbs/runs/33_writing.ipynb #400d7ed4
 def record(
-    plan: Any,                            # one of the kinds in PLANS
-    folder: Path,                         # the run's folder
-    device: str | torch.device = "auto",  # 'auto' of a run that is taken up is the one that it was worked on, where this machine has it
-    others: Sequence[Path] = (),          # folders of other runs whose finished arms may be taken
-    layout: str | int = "auto",           # of a new run, as `train` takes it; one that is taken up again keeps its own
-    listeners: Iterable[str | Listener] | None = None,  # hear each event that is logged; None: those that the folder names
-    executor: str | Executor = "auto",    # what runs the groups of arms; 'auto': what the folder names, else threads
+    plan: Any,  # one of the kinds in PLANS
+    folder: Path,  # the run's folder
+    device: str
+    | torch.device = "auto",  # 'auto' of a run that is taken up is the one that it was worked on, where this machine has it
+    others: Sequence[Path] = (),  # folders of other runs whose finished arms may be taken
+    layout: str | int = "auto",  # of a new run, as `train` takes it; one that is taken up again keeps its own
+    listeners: Iterable[str | Listener]
+    | None = None,  # hear each event that is logged; None: those that the folder names
+    executor: str
+    | Executor = "auto",  # what runs the groups of arms; 'auto': what the folder names, else threads
 ) -> Generator[Event, None, None]:
     "Run a plan, or take it up again, and pass the events on. An error goes to the log, then to the caller."
     check_layout(layout)
@@ -346,39 +443,53 @@ def record(
     place = RunFolder(folder)
     how = how_of(place, executor, listeners)
     with working(folder):
-        check_folder(plan, folder); check_begun(plan, folder)  # of a plan that another process began with meanwhile
+        check_folder(plan, folder)
+        check_begun(plan, folder)  # of a plan that another process began with meanwhile
         arms = Arms(place.arms, [RunFolder(o).arms for o in others])
         where = pick_device(arms.device() if str(device) == "auto" else device)
         events = PLANS[type(plan)](plan, where, arms, arms.asked() or layout, how.executor)
         first = next(events)  # a bad plan is refused here, before anything is written
-        if not place.plan.exists(): write_plan(plan, folder)
+        if not place.plan.exists():
+            write_plan(plan, folder)
         write_how(how, place)
         writer = Writer(folder, arms, how.listeners)
         try:
             yield from _recorded(writer, events, (_started(plan, where), first))
-        except GeneratorExit: writer.log.write(RunStopped()); raise
-        except KeyboardInterrupt: writer.log.write(RunStopped()); raise
-        except Exception as e:
-            with suppress(OSError): writer.log.write(failure(e))
+        except GeneratorExit:
+            writer.log.write(RunStopped())
             raise
-        finally: events.close(); writer.log.close()
+        except KeyboardInterrupt:
+            writer.log.write(RunStopped())
+            raise
+        except Exception as e:
+            with suppress(OSError):
+                writer.log.write(failure(e))
+            raise
+        finally:
+            events.close()
+            writer.log.close()
 
 # %% ../../nbs/runs/33_writing.ipynb #41faa5fe
-def _recorded(writer: Writer, events: Generator[Event, None, Any], first: tuple[Event, ...]) -> Iterator[Event]:
+def _recorded(
+    writer: Writer, events: Generator[Event, None, Any], first: tuple[Event, ...]
+) -> Iterator[Event]:
     "Write and pass on events until they end or the run is told to stop."
     for e in itertools.chain(first, events):
         writer.write(e)
         yield e
         command = _command(writer.folder)
-        if command == "pause": yield from _paused(writer)
+        if command == "pause":
+            yield from _paused(writer)
         if _command(writer.folder) == "stop":
             writer.write(RunStopped())
             yield RunStopped()
             return
-    if writer.anew: _tidy(writer.arms)
+    if writer.anew:
+        _tidy(writer.arms)
     done = RunDone(round(writer.seconds + time.monotonic() - writer.start, 3))
     writer.write(done)
     yield done
+
 
 def _paused(writer: Writer) -> Iterator[Event]:
     "Wait until the run is told something else than 'pause'."
@@ -392,12 +503,13 @@ def _paused(writer: Writer) -> Iterator[Event]:
     yield RunResumed()
 
 # %% ../../nbs/runs/33_writing.ipynb #6a999c20
-def progress(
-    events: Iterator[Event],
-    show: bool = True,
-) -> Iterator[Event]:
+def progress(events: Iterator[Event], show: bool = True) -> Iterator[Event]:
     "Pass events on while a bar shows the share done, the time left and the arm in training."
-    bar, state, form = tqdm(disable=True), RunState(epochs=False), "{l_bar}{bar}| {elapsed} < {remaining} {postfix}"
+    bar, state, form = (
+        tqdm(disable=True),
+        RunState(epochs=False),
+        "{l_bar}{bar}| {elapsed} < {remaining} {postfix}",
+    )
     with ExitStack() as stack:
         for e in events:
             before = state.images
@@ -412,13 +524,15 @@ def progress(
 
 # %% ../../nbs/runs/33_writing.ipynb #6e29ddd4
 def run(
-    plan: Any,                            # a FindPlan, a TransferPlan …
-    out: str | Path | None = None,        # the run's folder; None: `run_folder(plan)`
+    plan: Any,  # a FindPlan, a TransferPlan …
+    out: str | Path | None = None,  # the run's folder; None: `run_folder(plan)`
     device: str | torch.device = "auto",
-    show: bool = True,                    # a progress bar
-    layout: str | int = "auto",           # which arms share their steps, as `train` takes it
-    listeners: Iterable[str | Listener] | None = None,  # hear each event that is logged: names that `LISTENERS` finds, or functions (event, folder); None: those that the folder names
-    executor: str | Executor = "auto",    # what runs the groups of arms, as `train` takes it; 'auto': what the folder names, else threads
+    show: bool = True,  # a progress bar
+    layout: str | int = "auto",  # which arms share their steps, as `train` takes it
+    listeners: Iterable[str | Listener]
+    | None = None,  # hear each event that is logged: names that `LISTENERS` finds, or functions (event, folder); None: those that the folder names
+    executor: str
+    | Executor = "auto",  # what runs the groups of arms, as `train` takes it; 'auto': what the folder names, else threads
 ) -> Run:
     "Run a plan to its end and give the run; a finished run of the same plan is only read (and lost tickets made again), an unfinished one taken up. Refuses a bad plan, or a folder of another plan, before anything is trained."
     folder = run_folder(plan) if out is None else Path(out)
@@ -427,5 +541,6 @@ def run(
         check_begun(plan, folder)
         return found
     with closing(record(plan, folder, device, neighbours(folder), layout, listeners, executor)) as events:
-        for _ in progress(events, show): pass
+        for _ in progress(events, show):
+            pass
     return Run(folder)

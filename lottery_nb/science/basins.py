@@ -30,6 +30,7 @@ from ..results.style import band, faint, SERIES, styled
 # %% ../../nbs/science/44_basins.ipynb #83094cbc
 UNSTABLE = 0.02  # error, 0..1: instability from which on two copies are not in one basin (Frankle et al. 2020, section 3.1)
 
+
 def _copies(t: Ticket, d: Domain, start: str, recipe: Recipe, dense: bool) -> list[Arm]:
     begin, mask = t.start(start), None if dense else t.mask
     name = f"{'dense' if dense else t.name}/s{t.seed}"
