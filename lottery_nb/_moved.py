@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 MOVED = {
@@ -46,15 +47,21 @@ MOVED = {
 }
 "Module of version 0.1 -> the rooms that hold its names now."
 
-RENAMED: dict[str, str] = {}
-"Public name of version 0.1 -> its name now."
+RENAMED: dict[str, str] = {
+    "runs.LATEST": "MAX_TIME",
+    "runs.LAYERS": "LAYER_COLUMNS",
+    "runs.RESULTS": "RESULT_COLUMNS",
+}
+"Public name of version 0.1 (with its module, where another has the same one) -> its name now."
 
 
 def served(old: str) -> Callable[[str], Any]:
     """The `__getattr__` of an old module: its names from where they are now, each with a warning."""
 
     def get(name: str) -> Any:
-        now = RENAMED.get(name, name)
+        if is_room(f"lottery_nb.{old}", name):
+            return importlib.import_module(f"lottery_nb.{old}.{name}")
+        now = RENAMED.get(f"{old}.{name}", RENAMED.get(name, name))
         for room in () if name.startswith("__") else MOVED[old].split():
             held = importlib.import_module(f"lottery_nb.{room}")
             if now in vars(held) or (room != old and hasattr(held, now)):
@@ -65,6 +72,11 @@ def served(old: str) -> Callable[[str], Any]:
         raise AttributeError(f"module 'lottery_nb.{old}' has no attribute {name!r}")
 
     return get
+
+
+def is_room(wing: str, name: str) -> bool:
+    """Whether a wing has a module of that name: `from lottery_nb.runs import reading` asks for it before it is loaded."""
+    return any((Path(folder) / f"{name}.py").is_file() for folder in vars(sys.modules[wing]).get("__path__", ()))
 
 
 class Finder(MetaPathFinder, Loader):

@@ -288,7 +288,7 @@ def test_an_interrupted_progress_bar_lets_go_of_the_run(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs_reading, "_advance", interrupt)
+    monkeypatch.setattr(runs_writing.tqdm, "update", interrupt)
     with pytest.raises(KeyboardInterrupt) as kept:
         run(plan(), tmp_path / "run", "cpu", show=False)
     assert kept and Run(tmp_path / "run").status == "stopped"  # though the traceback is still held
