@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import who_knows
 import versions
 import yaml
 from nbdev.process import NBProcessor
@@ -177,6 +178,21 @@ def test_pages_name_files_that_exist(page):
         r"`((?:nbs|tests|tools)/[\w/]+\.\w+)`", text
     )
     assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+USERS = {"papers", "bench"}  # wings that use built-in names as anybody does
+
+
+def test_the_table_of_changes_names_every_module_that_knows_of_one():
+    """For each kind in CONTRIBUTING.md: modules that hold a built-in member's name are those of the notebooks in its row."""
+    rows = [line.split("|")[1:3] for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    by_kind = {kind.strip(): re.findall(r"`nbs/(?:(\w+)/)?\d+_(\w+)\.ipynb`", files) for what, files in rows for kind in what.split(",")}
+    for kind, member, modules in who_knows.rows():
+        named = {".".join(filter(None, pair)) for pair in by_kind[kind]}
+        known = {module for module in modules if module.split(".")[0] not in USERS}
+        assert known and known <= named, f"{kind} {member!r} is known in {sorted(known - named)}, which its row does not name"
+    touched = [len({".".join(filter(None, pair)) for pair in by_kind[kind]}) for kind in who_knows.MEMBERS]
+    assert sum(n == 1 for n in touched) >= 8
 
 
 def test_pyproject_leaves_the_package_to_settings():

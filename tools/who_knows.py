@@ -11,20 +11,20 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lottery_nb"
 
 MEMBERS = {
-    "criterion": ("grasp",),
-    "scope": ("erk",),
-    "schedule": ("cubic",),
-    "control": ("reinit signs kept", "shuffled"),
-    "domain": ("smallnorb",),
+    "criterion": ("snip", "grasp"),
+    "kind of schedule": ("cubic",),
+    "scope": ("erk", "2:4"),
+    "domain": ("mnist",),
+    "shift": ("rotate",),
     "network": ("vgg-19",),
-    "shift": ("banded",),
+    "control": ("reinit signs kept",),
     "rewind point": ("source-trained",),
-    "event": ("RoundDone",),
-    "listener": ("print_event",),
+    "recipe field": ("nesterov",),
     "executor": ("in_threads",),
-    "recipe field": ("warmup",),
-    "plot": ("layer_density_plot",),
-    "tab of the workbench": ("CompareTab",),
+    "event": ("NotSaved",),
+    "listener": ("print_event",),
+    "plot": ("training_plot", "divergence_plot"),
+    "tab of the workbench": ("WatchTab",),
 }
 "Kind -> members; the ones that are nobody's default, where there are such."
 

@@ -44,7 +44,7 @@ from ..plans.find import FindPlan
 
 from ..results.stats import density_text
 
-from ..results.style import styled, text_of
+from ..results.style import SERIES, styled, text_of
 
 from ..results.report import time_text
 
@@ -262,7 +262,7 @@ def balance(
             )
             for split, colour in zip(
                 ("train", "validation", "test"),
-                (TICKET.colour, role_of("reinit signs kept").colour, role_of("dense").colour),
+                (SERIES[0], SERIES[4], SERIES[6]),
                 strict=True,
             )
             if split in table
