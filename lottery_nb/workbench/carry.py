@@ -29,7 +29,7 @@ from lottery_nb.workbench.charts import (
     matrix_height,
     targets_height,
 )
-from .jobs import Easel
+from .jobs import Easel, WorkbenchLike
 
 # %% ../../nbs/workbench/55_carry.ipynb #5e4d1305
 def transfer_fields() -> dict[str, dict[str, Field]]:
@@ -102,7 +102,7 @@ def likely_targets(
 class TransferTab:
     "The form that carries tickets to targets, and what becomes of them."
 
-    def __init__(self, bench: "Workbench"):
+    def __init__(self, bench: WorkbenchLike):
         self.bench, self.changed, self.ready, self.wanted, self.hint, self.wide = (
             bench,
             True,

@@ -35,6 +35,7 @@ from ..results.report import html_table, write_report
 from .cell import cell_of
 from .fields import button, Checks, Field, pick
 from .charts import awaited, mask_of
+from .jobs import WorkbenchLike
 
 # %% ../../nbs/workbench/56_compare.ipynb #3eae1282
 TARGET_DASHES = (
@@ -298,7 +299,7 @@ def overlap_figure(
 class CompareTab:
     "Runs side by side, and the ways out."
 
-    def __init__(self, bench: "Workbench"):
+    def __init__(self, bench: WorkbenchLike):
         self.bench, self.after = bench, 0.0
         self.alive: list[str] = []
         self.which, self.metric = Checks("Runs", ()), pick("Metric", ("accuracy", "loss"), "accuracy")

@@ -77,6 +77,7 @@ from lottery_nb.workbench.fields import (
 )
 
 from .charts import awaited
+from .jobs import WorkbenchLike
 
 # %% ../../nbs/workbench/53_find.ipynb #0745aa99
 def find_fields() -> dict[str, dict[str, Field]]:
@@ -339,7 +340,7 @@ def layers_figure(looked: Looked) -> go.Figure:
 class FindTab:
     "The form that finds tickets, what it comes to, and Run."
 
-    def __init__(self, bench: "Workbench"):
+    def __init__(self, bench: WorkbenchLike):
         self.bench, self.changed, self.wanted, self.previewed, self.since = bench, True, False, "", 0.0
         self.looked: Looked | None = None
         self.costs: dict[tuple, Cost] = {}

@@ -28,13 +28,13 @@ from lottery_nb.workbench.charts import (
     mask_figure,
     mask_of,
 )
-from .jobs import Easel
+from .jobs import Easel, WorkbenchLike
 
 # %% ../../nbs/workbench/54_watch.ipynb #f16c6942
 class WatchTab:
     "The run that is followed: curves, densities, mask, what was said."
 
-    def __init__(self, bench: "Workbench"):
+    def __init__(self, bench: WorkbenchLike):
         self.bench, self.wide, self.easel = bench, w.HTML(), Easel(bench, "watch", {})
         self.which, self.ticket = (
             pick("Run", [("none", "")], ""),
