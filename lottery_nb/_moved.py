@@ -27,7 +27,7 @@ MOVED = {
     "models": "models.zoo models.network",
     "own_data": "data.own",
     "panel": (
-        "workbench.live workbench.fields workbench.jobs workbench.find workbench.watch workbench.carry "
+        "workbench.forms workbench.live workbench.fields workbench.jobs workbench.find workbench.watch workbench.carry "
         "workbench.compare workbench.workbench "
     ),
     "papers": "papers.papers",
@@ -48,6 +48,8 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
+    "live.plain": "to_json",
+    "panel.plain": "beside",
     "runs.LATEST": "MAX_TIME",
     "runs.LAYERS": "LAYER_COLUMNS",
     "runs.RESULTS": "RESULT_COLUMNS",

@@ -65,3 +65,17 @@ def test_import_lines_of_version_0_1_work_for_one_version_more(module):
 def test_a_room_is_found_in_its_wing_before_any_old_name():
     code = "from lottery_nb.runs import reading; assert reading.__name__ == 'lottery_nb.runs.reading', reading"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "module, name, place",
+    [
+        ("live", "plain", "workbench.live.to_json"),
+        ("panel", "plain", "workbench.forms.beside"),
+    ],
+)
+def test_a_renamed_name_is_what_it_was_in_its_module(module, name, place):
+    room, _, now = place.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"{module}.{name}"):
+        held = getattr(importlib.import_module(f"lottery_nb.{module}"), name)
+    assert held is getattr(importlib.import_module(f"lottery_nb.{room}"), now)
