@@ -21,7 +21,6 @@ from lottery_nb.data import readers as data_readers
 from lottery_nb.data import builtin as data_builtin
 from lottery_nb.data import batches as data_batches
 from lottery_nb.data import domains as data_domains
-from lottery_nb.data import builtin as data_builtin
 from lottery_nb.core import canonical, from_plain, LotteryError, to_plain
 from lottery_nb.data.readers import Raw, read_matrix, SMALLNORB, SMALLNORB_MD5
 from lottery_nb.data.batches import stratified
@@ -506,7 +505,7 @@ def smallnorb(tmp_path, monkeypatch):
             (tmp_path / f"{SMALLNORB[s]}-{kind}.mat").write_bytes(blob)
             if kind == "dat" or (s, kind) == ("train", "info"):
                 sums[f"{s}-{kind}"] = ("", md5(blob).hexdigest())
-    monkeypatch.setattr(data_readers, "SMALLNORB_MD5", sums)
+    monkeypatch.setattr(data_builtin, "SMALLNORB_MD5", sums)
     monkeypatch.setenv("LOTTERY_DATA", str(tmp_path))
     return info["train"][:, 0], cat
 
