@@ -19,7 +19,7 @@ MOVED = {
     "distribution_shift": "papers.distribution_shift",
     "domains": "data.batches data.builtin data.names data.domains",
     "follow": "workbench.follow workbench.charts",
-    "forms": "plans.find workbench.forms workbench.cost workbench.cell workbench.workbench doctor",
+    "forms": "pruning.schedules plans.find workbench.forms workbench.cost workbench.cell workbench.workbench doctor",
     "landmarks": "results.landmarks",
     "live": "workbench.live",
     "many_runs": "workbench.compare",
@@ -48,6 +48,14 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
+    "forms.KINDS": "SCHEDULES",
+    "forms.LARGEST": "MAX_PARAMETERS",
+    "forms.LONG": "WARN_EXAMPLES",
+    "forms.LONGEST": "MAX_EXAMPLES",
+    "forms.PLACES": "FIELD_OF_PLACE",
+    "forms.WHERE": "IMPORTS",
+    "forms.devices": "device_choices",
+    "forms.place_of": "field_of",
     "live.plain": "to_json",
     "panel.plain": "beside",
     "runs.LATEST": "MAX_TIME",

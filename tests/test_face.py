@@ -73,6 +73,10 @@ def test_a_room_is_found_in_its_wing_before_any_old_name():
     [
         ("live", "plain", "workbench.live.to_json"),
         ("panel", "plain", "workbench.forms.beside"),
+        ("forms", "KINDS", "pruning.schedules.SCHEDULES"),
+        ("forms", "devices", "workbench.cost.device_choices"),
+        ("forms", "LONG", "workbench.cost.WARN_EXAMPLES"),
+        ("forms", "PLACES", "workbench.forms.FIELD_OF_PLACE"),
     ],
 )
 def test_a_renamed_name_is_what_it_was_in_its_module(module, name, place):

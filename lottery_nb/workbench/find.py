@@ -59,7 +59,7 @@ from lottery_nb.workbench.forms import (
     schedule_of,
 )
 
-from .cost import Cost, cost_key, devices, LONG, Looked, looked_at, measure
+from .cost import Cost, cost_key, device_choices, Looked, looked_at, measure, WARN_EXAMPLES
 
 # %% ../../nbs/workbench/53_find.ipynb #9cd48372
 from lottery_nb.workbench.fields import (
@@ -104,7 +104,7 @@ def find_fields() -> dict[str, dict[str, Field]]:
         "Pruning": pruning_fields(v),
         "More about pruning": more_pruning_fields(v),
         "Rewinding and repeats": repeat_fields(v),
-        "Machine": {"device": Field(pick("Device", devices(), "auto"), "where the worker process trains")},
+        "Machine": {"device": Field(pick("Device", device_choices(), "auto"), "where the worker process trains")},
     }
 
 # %% ../../nbs/workbench/53_find.ipynb #5c6e82aa
@@ -408,7 +408,7 @@ class FindTab:
             said = f"{looked.arms} networks, {looked.images:,.0f} examples to train on; time and memory are not measured yet."
         else:
             said = f"About {time_text(looked.images / max(cost.rate, 1e-9))} for {looked.arms} networks at {cost.rate:,.0f} examples/s; {cost.memory / 2**30:.1f} GiB on {cost.device}."
-        if looked and looked.images > LONG:
+        if looked and looked.images > WARN_EXAMPLES:
             said += f" That is long: {time_text(looked.images / 1e6)} at a million examples a second."
         self.cost.value = f'<p class="lottery-help" role="status">{escape(said)}</p>'
 
