@@ -24,18 +24,10 @@ from ..events import Event, RunFailed
 from ..files import folders_in, reading, RunFolder
 from ..engine.layout import check_layout
 from ..engine.executors import Executor
-from .listeners import how_of, Listener
+from .listeners import How, how_of, Listener
 from .log import beating, Log, RunState, Tail
-from lottery_nb.runs.reading import (
-    check_begun,
-    check_folder,
-    neighbours,
-    read_plan,
-    Run,
-    run_folder,
-    runs_home,
-    write_plan,
-)
+from .reading import check_begun, check_folder, neighbours, read_plan
+from .reading import Run, run_folder, runs_home, write_plan
 from .writing import failure, record, steer
 
 # %% ../../nbs/runs/34_workers.ipynb #7b51d154
@@ -50,9 +42,8 @@ def work(
     folder = Path(folder)
     try:
         together = int(layout) if layout.isdigit() else layout
-        with closing(
-            record(read_plan(folder), folder, device, neighbours(folder), together, listeners, executor)
-        ) as events:
+        plan, beside = read_plan(folder), neighbours(folder)
+        with closing(record(plan, folder, device, beside, together, listeners, executor)) as events:
             for _ in events:
                 pass
     except Busy:
@@ -67,9 +58,8 @@ def _note(folder: Path, failed: RunFailed) -> None:
     last = Run(folder).events[-1:]
     if last and isinstance(last[0], RunFailed) and last[0].reason == failed.reason:
         return
-    log = Log(RunFolder(folder).log)
-    log.write(failed)
-    log.close()
+    with closing(Log(RunFolder(folder).log)) as log:
+        log.write(failed)
 
 # %% ../../nbs/runs/34_workers.ipynb #ac15b7aa
 STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
@@ -81,7 +71,7 @@ def start(
     device: str = "auto",
     layout: str | int = "auto",  # which arms share their steps, as `train` takes it
     listeners: Iterable[str | Listener]
-    | None = None,  # as `run` takes them, by names that another process finds
+    | None = None,  # as `run` takes them, named: another process finds them
     executor: str | Executor = "auto",  # as `run` takes it, likewise
 ) -> Run:
     "Start a plan in a process of its own, or take it up again; refuses a folder of another plan and a run that a process works on. A finished run is only read."
@@ -101,74 +91,78 @@ def resume(
     folder: str | Path,  # a run's folder
     device: str = "auto",  # 'auto': the one that the run was worked on, where this machine has it
     layout: str | int = "auto",  # of a run that has not begun; another keeps its own
-    listeners: Iterable[str | Listener]
-    | None = None,  # as `start` takes them; None: those that the folder names
+    listeners: Iterable[str | Listener] | None = None,  # as `start` takes them; None: those of the folder
     executor: str | Executor = "auto",  # likewise
 ) -> Run:
     "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
     found = Run(folder)
     if found.whole:
         return found
-    lock, paused = FileLock(found.folder.lock), found.status == "paused"
-    try:
-        lock.acquire(timeout=0 if found.status in ("running", "paused") else 5)
-        lock.release()  # the lock of a process that just ended is free in a moment
-    except Timeout:
-        if paused:
+    if _is_locked(found):
+        if found.status == "paused":
             steer(folder)
             return found
-        raise Busy(
-            _silent(found.path)
-            if found.status == "interrupted"
-            else f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`"
-        ) from None
+        raise Busy(_held(found))
     check_begun(None, found.path)
     how = how_of(found.folder, executor, listeners).elsewhere()
-    before, told = _starts(found), len(found.events)
-    with open(found.folder.worker_log, "ab") as output:
-        code = "import sys; from lottery_nb.runs.workers import work; work(*sys.argv[1:5], sys.argv[5:])"
-        worker = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                code,
-                str(found.path.resolve()),
-                device,
-                str(layout),
-                str(how.executor),
-                *map(str, how.listeners),
-            ],
+    before = found.state.starts, len(found.events)
+    _wait_for(_spawn(found.folder, device, str(layout), how), found, *before)
+    return found
+
+# %% ../../nbs/runs/34_workers.ipynb #6237a28d
+def _is_locked(found: Run) -> bool:
+    "Whether a process holds a run's lock; that of a process that just ended is free in a moment."
+    lock = FileLock(found.folder.lock)
+    try:
+        lock.acquire(timeout=0 if found.status in ("running", "paused") else 5)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _spawn(place: RunFolder, device: str, layout: str, how: How) -> subprocess.Popen:
+    "A process that works on a run, and outlives this one."
+    code = "import sys; from lottery_nb.runs.workers import work; work(*sys.argv[1:5], sys.argv[5:])"
+    words = [str(place.path.resolve()), device, layout, str(how.executor), *map(str, how.listeners)]
+    with open(place.worker_log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    deadline = time.monotonic() + STARTING
-    while _starts(found) == before and worker.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if worker.poll() and len(found.events) == told:
-        _note(
-            found.path,
-            RunFailed(
-                "the worker process ended before its run began",
-                found.folder.worker_log.read_text(errors="replace")[-64_000:],
-            ),
-        )
-    return found
 
-# %% ../../nbs/runs/34_workers.ipynb #a0f1e1f7
+# %% ../../nbs/runs/34_workers.ipynb #9e52af7d
+def _wait_for(worker: subprocess.Popen, found: Run, starts: int, events: int) -> None:
+    "Wait until a worker has begun; one that ended before without a word is logged as failed."
+    deadline = time.monotonic() + STARTING
+    while found.state.starts == starts and worker.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if worker.poll() and len(found.events) == events:
+        said = found.folder.worker_log.read_text(errors="replace")[-64_000:]
+        _note(found.path, RunFailed("the worker process ended before its run began", said))
+
+
+def _held(found: Run) -> str:
+    "What to do about a process that holds a run's lock."
+    folder = found.path
+    if found.status != "interrupted":
+        return f"another process works on {folder}: wait for it, or stop it with `lottery stop {folder}`"
+    return _silent(folder)
+
+
 def _silent(folder: Path) -> str:
     "What to do about a process that holds a run's lock and gives no sign of life."
     try:
         pid = RunFolder(folder).heartbeat.read_text()[:20]
     except OSError:
         pid = "PID"
-    return f"process {pid} holds {folder} and gives no sign of life: it is suspended or hangs; wake it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and take the run up again"
-
-
-def _starts(found: Run) -> int:
-    "How often a process has begun to work on a run."
-    return found.state.starts
+    return (
+        f"process {pid} holds {folder} and gives no sign of life: it is suspended or hangs; "
+        f"wake it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and take the run up again"
+    )
 
 # %% ../../nbs/runs/34_workers.ipynb #222df70a
 def pause(folder: str | Path) -> None:
@@ -185,23 +179,25 @@ def stop(
     _need_worker(folder, "stop")
     steer(folder, "stop")
     found, deadline = Run(folder), time.monotonic() + timeout
-    while found.status in ("running", "paused") and time.monotonic() < deadline:
+    while found.status in ("running", "paused"):
+        if time.monotonic() >= deadline:
+            raise LotteryError(
+                f"{folder} has not stopped after {timeout:g} s: its step is long, or its machine is out of reach; it stops at the next step"
+            )
         time.sleep(0.05)
-    if found.status in ("running", "paused"):
-        raise LotteryError(
-            f"{folder} has not stopped after {timeout:g} s: its step is long, or its machine is out of reach; it stops at the next step"
-        )
     return found
 
-
+# %% ../../nbs/runs/34_workers.ipynb #f7780992
 def _need_worker(folder: str | Path, what: str) -> None:
+    "Refuse to steer a run that no process works on."
     found = Run(folder)
-    if (status := found.status) in ("running", "paused"):
+    status = found.status
+    if status in ("running", "paused"):
         return
     try:
-        FileLock(found.folder.lock).acquire(
-            timeout=2
-        ).lock.release()  # that of a process that just died is free in a moment
+        lock = FileLock(found.folder.lock)
+        lock.acquire(timeout=2)  # that of a process that just died is free in a moment
+        lock.release()
     except Timeout:
         raise Busy(_silent(found.path)) from None
     raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
@@ -214,36 +210,34 @@ def glance(
     folder: str | Path,  # a run's folder
 ) -> dict[str, Any]:
     "One row about a run from the ends of its log: name, kind, source, status, arms done and planned, time of its last event."
-    folder, place = Path(folder), RunFolder(folder)
-    log, head, tail = place.log, [], []
-    if log.exists():
-        head, size = _lines(log, 0), log.stat().st_size
-        tail = _lines(log, max(0, size - ENDS)) if size > ENDS else head
+    place = RunFolder(folder)
+    head, tail = _ends_of_log(place.log)
     first, last = (RunState([e for _, e in part], epochs=False) for part in (head, tail))
-    planned = first.planned.arms if first.planned else None
-    done = (
-        sum(
-            1
-            for e in os.scandir(place.arms)
-            if e.name.endswith(".safetensors") and not e.name.startswith("state-")
-        )
-        if place.arms.is_dir()
-        else 0
-    )
-    status = last.status(folder)
-    if status == "planned" and head and tail is not head:
-        status = (
-            "running" if beating(folder) else "interrupted"
-        )  # what it said last of itself lies further back
+    planned, status = first.planned.arms if first.planned else None, last.status(place)
+    if status == "planned" and head and tail is not head:  # what it said last of itself lies further back
+        status = "running" if beating(place) else "interrupted"
     return dict(
-        run=folder.name,
-        **_about(folder),
+        run=place.path.name,
+        **_about(place),
         status=status,
-        arms=planned if status == "done" else done,
+        arms=planned if status == "done" else _count_results(place),
         planned=planned,
         last=pd.Timestamp(tail[-1][0], unit="s").floor("s") if tail else pd.NaT,
-        path=str(folder),
+        path=str(place.path),
     )
+
+
+def _count_results(place: RunFolder) -> int:
+    names = [p.name for p in place.arms.glob("*.safetensors")]
+    return sum(not name.startswith("state-") for name in names)
+
+# %% ../../nbs/runs/34_workers.ipynb #758c2b69
+def _ends_of_log(log: Path) -> tuple[list[tuple[float, Event]], list[tuple[float, Event]]]:
+    "Events in the first and the last ENDS bytes of a log; a short one is read once."
+    if not log.exists():
+        return [], []
+    head, size = _lines(log, 0), log.stat().st_size
+    return head, _lines(log, size - ENDS) if size > ENDS else head
 
 
 def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
@@ -254,36 +248,30 @@ def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
             f.readline()
         return [pair for line in f.read(ENDS).splitlines() if (pair := Tail(log)._pair(line))]
 
-# %% ../../nbs/runs/34_workers.ipynb #25f1e46a
-def _about(folder: Path) -> dict[str, str]:
+# %% ../../nbs/runs/34_workers.ipynb #56a6297a
+def _about(place: RunFolder) -> dict[str, str]:
     "Kind, source and targets of a run, from its plan's JSON alone."
     try:
-        with reading(RunFolder(folder).plan, "a plan"):
-            plan = json.loads(RunFolder(folder).plan_text())
-            sources = (
-                [_name_of(plan["source"])]
-                if "source" in plan
-                else [t["name"].rsplit("-r", 1)[0] for t in plan["tickets"]]
-            )
+        with reading(place.plan, "a plan"):
+            plan = json.loads(place.plan_text())
+            if "source" in plan:
+                sources = [_name_of(plan["source"])]
+            else:
+                sources = [ticket["name"].rsplit("-r", 1)[0] for ticket in plan["tickets"]]
             targets = [_name_of(target) for target in plan.get("targets", ())]
-            return dict(
-                kind=str(plan["type"]).removesuffix("Plan").lower(),
-                source=", ".join(dict.fromkeys(sources)),
-                targets=", ".join(targets),
-            )
+            kind = str(plan["type"]).removesuffix("Plan").lower()
+            return {"kind": kind, "source": ", ".join(dict.fromkeys(sources)), "targets": ", ".join(targets)}
     except Unreadable:
-        return dict(kind="unreadable", source="", targets="")
+        return {"kind": "unreadable", "source": "", "targets": ""}
 
 
 def _name_of(domain: str | dict) -> str:
     "The name of a domain in a plan's JSON."
-    return (
-        domain
-        if isinstance(domain, str)
-        else str(domain.get("name", domain.get("spec", {}).get("base", "own data")))
-    )
+    if isinstance(domain, str):
+        return domain
+    return str(domain.get("name", domain.get("spec", {}).get("base", "own data")))
 
-
+# %% ../../nbs/runs/34_workers.ipynb #93d994c2
 def runs(
     folder: str | Path | None = None,  # None: LOTTERY_RUNS or ./lottery-runs
 ) -> pd.DataFrame:
