@@ -8,43 +8,36 @@ __all__ = ['UNSTABLE', 'between', 'stability', 'instability', 'stability_plot']
 # %% ../../nbs/science/44_basins.ipynb #5bea7907
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
+from torch import Tensor
 
 from ..core import check_choice, check_number, LotteryError, pick_device, seed_for
 from ..data.domains import Domain
 from ..rewinding.snapshots import masked, Snapshot
 from ..rewinding.controls import role_of
 from ..engine.recipes import Recipe
-from ..engine.arms import Arm, stackable
+from ..engine.arms import Arm, stackable, Trained
 from ..engine.trainer import evaluate, Trainer
 from ..engine.training import finish, train
 from ..plans.tickets import STARTS, Ticket
 from ..plans.transfer import target_domain
-from ..results.stats import density_text, interval
-from ..results.style import band, faint, SERIES, styled
+from ..results.stats import density_text, Interval, interval
 
 # %% ../../nbs/science/44_basins.ipynb #83094cbc
 UNSTABLE = 0.02  # error, 0..1: instability from which on two copies are not in one basin (Frankle et al. 2020, section 3.1)
 
 
 def _copies(t: Ticket, d: Domain, start: str, recipe: Recipe, dense: bool) -> list[Arm]:
-    begin, mask = t.start(start), None if dense else t.mask
+    "Two arms that differ in the order of their data alone."
     name = f"{'dense' if dense else t.name}/s{t.seed}"
+    begin, mask = t.start(start), None if dense else t.mask
+    tags = {"density": 1.0 if dense else t.density, "seed": t.seed}
     return [
-        Arm(
-            f"{name}/copy {i}",
-            t.network,
-            d,
-            recipe,
-            seed_for(t.seed, "copy", i),
-            begin,
-            mask,
-            tags={"density": 1.0 if dense else t.density, "seed": t.seed},
-        )
+        Arm(f"{name}/copy {i}", t.network, d, recipe, seed_for(t.seed, "copy", i), begin, mask, tags=tags)
         for i in (1, 2)
     ]
 
@@ -55,10 +48,13 @@ def between(
     share: float,  # of the way from a to b
 ) -> Snapshot:
     "The weights and buffers on the line between two snapshots; whole numbers, such as counts of batches, are those of a."
-    mix = lambda x, y: torch.lerp(x, y, share) if x.is_floating_point() else x
+
+    def mixed(one: Tensor, other: Tensor) -> Tensor:
+        return torch.lerp(one, other, share) if one.is_floating_point() else one
+
     return Snapshot(
-        {n: mix(w, b.weights[n]) for n, w in a.weights.items()},
-        {n: mix(v, b.buffers[n]) for n, v in a.buffers.items()},
+        {n: mixed(w, b.weights[n]) for n, w in a.weights.items()},
+        {n: mixed(v, b.buffers[n]) for n, v in a.buffers.items()},
     )
 
 # %% ../../nbs/science/44_basins.ipynb #520be9d3
@@ -78,93 +74,92 @@ def stability(
     d, where = target_domain(tickets[0], tickets[0].source if target is None else target), pick_device(device)
     if d.test is None:
         raise LotteryError(f"{d.name} has no test split to measure errors on: give one with a test split")
-    first = {t.seed: t for t in tickets}
-    arms = [a for t in first.values() for a in _copies(t, d, start, recipe or t.recipe, True)] + [
-        a for t in tickets for a in _copies(t, d, start, recipe or t.recipe, False)
-    ]
-    trained, out = finish(train(arms, where)), []
-    shares, together = np.linspace(0, 1, points + 1), 8 if stackable(arms[0]) else 1
-    for a, b in zip(trained[::2], trained[1::2], strict=True):
-        if a.failed or b.failed:
-            continue
-        for part in np.array_split(shares, -(-len(shares) // together)):
-            line = [
-                replace(
-                    a.arm,
-                    name=f"{a.arm.name} to {s:.3f}",
-                    start=masked(between(a.weights, b.weights, float(s)), a.arm.mask),
-                )
-                for s in part
-            ]
-            found = evaluate(Trainer(line, where), d.test)
-            out += [
-                (a.arm.tags["density"], a.arm.tags["seed"], float(s), 1 - e["accuracy"])
-                for s, e in zip(part, found, strict=True)
-            ]
-    return pd.DataFrame(out, columns=["density", "seed", "share", "error"])
+    firsts = {t.seed: t for t in tickets}.values()
+    arms = [arm for t in firsts for arm in _copies(t, d, start, recipe or t.recipe, True)]
+    arms += [arm for t in tickets for arm in _copies(t, d, start, recipe or t.recipe, False)]
+    trained = finish(train(arms, where))
+    pairs = [(a, b) for a, b in zip(trained[::2], trained[1::2], strict=True) if not (a.failed or b.failed)]
+    rows = [row for a, b in pairs for row in _errors_between(a, b, d, points, where)]
+    return pd.DataFrame(rows, columns=["density", "seed", "share", "error"])
+
+# %% ../../nbs/science/44_basins.ipynb #cc10c934
+def _errors_between(a: Trained, b: Trained, d: Domain, points: int, where: torch.device) -> list[tuple]:
+    "Rows of `stability` for one pair of copies; networks that can be stacked are evaluated eight at a time."
+    tags, together = a.arm.tags, 8 if stackable(a.arm) else 1
+    shares = np.linspace(0, 1, points + 1)
+    rows: list[tuple] = []
+    for part in np.array_split(shares, -(-len(shares) // together)):
+        line = [_arm_at(a, b, float(share)) for share in part]
+        for share, metrics in zip(part, evaluate(Trainer(line, where), d.test), strict=True):
+            rows.append((tags["density"], tags["seed"], float(share), 1 - metrics["accuracy"]))
+    return rows
+
+
+def _arm_at(a: Trained, b: Trained, share: float) -> Arm:
+    weights = masked(between(a.weights, b.weights, share), a.arm.mask)
+    return replace(a.arm, name=f"{a.arm.name} to {share:.3f}", start=weights)
 
 # %% ../../nbs/science/44_basins.ipynb #8ce7c9f4
 def instability(
     lines: pd.DataFrame,  # as `stability` gives them
 ) -> pd.DataFrame:
     "Highest error on the line less the mean of its ends, in points with its interval over seeds, for each density: mean, low, high, n, text, stable ('yes', 'no', 'not enough evidence')."
-    ends = lambda s: s.loc[s["share"].isin((0.0, 1.0)), "error"].mean()
-    each = lines.groupby(["density", "seed"]).apply(
-        lambda s: s["error"].max() - ends(s), include_groups=False
-    )
-    out = []
-    for density, values in each.groupby("density"):
+    groups = ["density", "seed"]
+    ends = lines[lines["share"].isin((0.0, 1.0))].groupby(groups)["error"].mean()
+    rises = lines.groupby(groups)["error"].max() - ends
+    rows = []
+    for density, values in rises.groupby("density"):
         i = interval(values, unit="points")
-        word = (
-            "not enough evidence"
-            if i.single or i.low <= UNSTABLE < i.high
-            else "yes"
-            if i.high <= UNSTABLE
-            else "no"
-        )
-        out.append((density, i.mean, i.low, i.high, i.n, str(i), word))
-    return pd.DataFrame(out, columns=["density", "mean", "low", "high", "n", "text", "stable"]).sort_values(
-        "density", ascending=False, ignore_index=True
-    )
+        rows.append((density, i.mean, i.low, i.high, i.n, str(i), _stable(i)))
+    frame = pd.DataFrame(rows, columns=["density", "mean", "low", "high", "n", "text", "stable"])
+    return frame.sort_values("density", ascending=False, ignore_index=True)
+
+
+def _stable(i: Interval) -> str:
+    if i.single or i.low <= UNSTABLE < i.high:
+        return "not enough evidence"
+    return "yes" if i.high <= UNSTABLE else "no"
 
 # %% ../../nbs/science/44_basins.ipynb #3103887a
 def stability_plot(
     lines: pd.DataFrame,  # as `stability` gives them
-) -> go.Figure:
-    "Test error on the line between two copies, a curve for each density, mean and interval over seeds."
+) -> Any:
+    "A Plotly figure: test error on the line between two copies, a curve for each density, mean and interval over seeds."
+    import plotly.graph_objects as go  # who only measures needs no figures
+    from lottery_nb.results.style import SERIES, styled
+
     fig = go.Figure()
-    for density, colour in zip(
-        sorted(lines["density"].unique(), reverse=True),
-        (role_of("dense").colour, *SERIES * len(lines)),
-        strict=False,
-    ):
-        told = [(s, interval(v)) for s, v in lines[lines["density"] == density].groupby("share")["error"]]
-        x, name = [s for s, _ in told], "dense" if density == 1 else f"{density_text(density)} kept"
-        if not any(i.single for _, i in told):
-            fig.add_trace(
-                band(
-                    x,
-                    pd.Series([100 * i.low for _, i in told]),
-                    pd.Series([100 * i.high for _, i in told]),
-                    faint(colour, 0.1),
-                    name,
-                )
-            )
-        fig.add_scatter(
-            x=x,
-            y=[100 * i.mean for _, i in told],
-            name=name,
-            legendgroup=name,
-            line_color=colour,
-            hovertext=[str(i) for _, i in told],
-            hovertemplate=f"<b>{name}</b><br>%{{x:.0%}} of the way<br>error %{{hovertext}}<extra></extra>",
-        )
+    densities = sorted(lines["density"].unique(), reverse=True)
+    colours = (role_of("dense").colour, *SERIES * len(lines))
+    for density, colour in zip(densities, colours, strict=False):
+        name = "dense" if density == 1 else f"{density_text(density)} kept"
+        _add_curve(fig, lines[lines["density"] == density], name, colour)
     top = 100 * lines.groupby(["density", "share"])["error"].mean().max()
-    fig.update_xaxes(title_text="way from one copy to the other", tickformat=".0%").update_yaxes(
-        title_text="test error (%)", range=[0, 1.6 * top + 1]
-    )
+    fig.update_xaxes(title_text="way from one copy to the other", tickformat=".0%")
+    fig.update_yaxes(title_text="test error (%)", range=[0, 1.6 * top + 1])
     return styled(
         fig,
         "Between two copies with different data orders",
-        f"test error on the straight line, mean and 95 % interval over {lines['seed'].nunique()} seeds; flat: one basin",
+        "test error on the straight line, mean and 95 % interval over "
+        f"{lines['seed'].nunique()} seeds; flat: one basin",
+    )
+
+# %% ../../nbs/science/44_basins.ipynb #b5e8e238
+def _add_curve(fig: Any, rows: pd.DataFrame, name: str, colour: str) -> None:
+    "Draw one density: the mean, and its interval where there are several seeds."
+    from lottery_nb.results.style import band, faint
+
+    points = {share: interval(errors) for share, errors in rows.groupby("share")["error"]}
+    x = list(points)
+    if not any(i.single for i in points.values()):
+        low, high = (pd.Series([100 * getattr(i, end) for i in points.values()]) for end in ("low", "high"))
+        fig.add_trace(band(x, low, high, faint(colour, 0.1), name))
+    fig.add_scatter(
+        x=x,
+        y=[100 * i.mean for i in points.values()],
+        name=name,
+        legendgroup=name,
+        line_color=colour,
+        hovertext=[str(i) for i in points.values()],
+        hovertemplate=f"<b>{name}</b><br>%{{x:.0%}} of the way<br>error %{{hovertext}}<extra></extra>",
     )
