@@ -57,6 +57,7 @@ RENAMED: dict[str, str] = {
     "forms.devices": "device_choices",
     "forms.place_of": "field_of",
     "live.plain": "to_json",
+    "models.Described": "Network",
     "panel.plain": "beside",
     "runs.LATEST": "MAX_TIME",
     "runs.LAYERS": "LAYER_COLUMNS",

@@ -19,15 +19,14 @@ from torch import nn, Tensor
 
 from ..core import check_choice, LotteryError, Registry
 
-# %% ../../nbs/models/11_zoo.ipynb #e91f12ae
+# %% ../../nbs/models/11_zoo.ipynb #f2bbd8b2
 def scaled(
     channels: int,  # channels or units at width 1
     width: float,  # factor
 ) -> int:
     "Channels at a width: rounded half up, at least one."
-    return max(
-        1, math.floor(round(channels * width, 6) + 0.5)
-    )  # 100 × 0.145 is a half too, whatever floating point says
+    exact = round(channels * width, 6)  # 100 × 0.145 is a half too, whatever floating point says
+    return max(1, math.floor(exact + 0.5))
 
 # %% ../../nbs/models/11_zoo.ipynb #ba9c7ebb
 def image_shape(
@@ -96,10 +95,9 @@ def with_head(
     model.add_module("head", initialise(make_head(features, n_classes, head), scheme))
     return model
 
-# %% ../../nbs/models/11_zoo.ipynb #60a4b242
-NETWORKS = Registry(
-    "network"
-)  # factories `(input_shape, n_classes, width=1.0, head="linear") -> nn.Module` by name
+# %% ../../nbs/models/11_zoo.ipynb #26a21754
+NETWORKS = Registry("network")
+"Factories `(input_shape, n_classes, width=1.0, head='linear') -> nn.Module` by name."
 
 # %% ../../nbs/models/11_zoo.ipynb #e75f9b6f
 @NETWORKS.register("lenet-300-100")
@@ -120,7 +118,7 @@ def lenet(
     }
     return with_head(body, second, n_classes, head, "glorot")
 
-# %% ../../nbs/models/11_zoo.ipynb #9ef6314f
+# %% ../../nbs/models/11_zoo.ipynb #5231c954
 @NETWORKS.register("logistic-regression")
 def logistic(
     input_shape: Sequence[int],  # (channels, height, width) in pixels
@@ -129,9 +127,8 @@ def logistic(
     head: str = "linear",  # 'linear' or 'mlp'
 ) -> nn.Sequential:
     "The head alone, on the pixels."
-    return with_head(
-        {"flatten": nn.Flatten()}, math.prod(image_shape(input_shape)), n_classes, head, "glorot"
-    )
+    pixels = math.prod(image_shape(input_shape))
+    return with_head({"flatten": nn.Flatten()}, pixels, n_classes, head, "glorot")
 
 # %% ../../nbs/models/11_zoo.ipynb #9ae7a8ad
 def conv_stages(
@@ -238,11 +235,10 @@ def residual(
     same = stride == 1 and c_in == c_out
     return Residual(body, nn.Identity() if same else nn.Sequential(*conv_norm(c_in, c_out, 1, stride)))
 
-# %% ../../nbs/models/11_zoo.ipynb #8eb41170
-RESNET_STAGES = {
-    "resnet-20": ((16, 32, 64), 3),
-    "resnet-18": ((64, 128, 256, 512), 2),
-}  # channels of the stages, blocks in each
+# %% ../../nbs/models/11_zoo.ipynb #e6295679
+RESNET_STAGES = {"resnet-20": ((16, 32, 64), 3), "resnet-18": ((64, 128, 256, 512), 2)}
+"Channels of the stages, and blocks in each."
+
 
 def resnet(
     input_shape: Sequence[int],  # (channels, height, width) in pixels
@@ -254,14 +250,12 @@ def resnet(
     "A 3×3 stem, stages of basic blocks, each later stage at half the resolution, the mean over the map, the head; He normal weights."
     stages, blocks = RESNET_STAGES[name]
     c = scaled(stages[0], width)
-    body: dict[str, nn.Module] = {
-        "stem": nn.Sequential(*conv_norm(image_shape(input_shape)[0], c), nn.ReLU(inplace=True))
-    }
+    stem = nn.Sequential(*conv_norm(image_shape(input_shape)[0], c), nn.ReLU(inplace=True))
+    body: dict[str, nn.Module] = {"stem": stem}
     for s, channels in enumerate(stages, 1):
         strides = (1 if s == 1 else 2, *[1] * (blocks - 1))
-        body[f"stage{s}"] = nn.Sequential(
-            *[residual(c, c := scaled(channels, width), stride) for stride in strides]
-        )
+        steps = [residual(c, c := scaled(channels, width), stride) for stride in strides]
+        body[f"stage{s}"] = nn.Sequential(*steps)
     body |= {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     return with_head(body, c, n_classes, head, "he")
 
@@ -269,10 +263,11 @@ def resnet(
 for name in RESNET_STAGES:
     NETWORKS[name] = partial(resnet, name=name)
 
-# %% ../../nbs/models/11_zoo.ipynb #9e869258
-WINDOWS = (3, 4, 5)  # pieces: Desai et al. 2019, section 3
+# %% ../../nbs/models/11_zoo.ipynb #1e968f61
+WINDOWS = (3, 4, 5)
+"Pieces: Desai et al. 2019, section 3."
 
-# %% ../../nbs/models/11_zoo.ipynb #d047a29a
+# %% ../../nbs/models/11_zoo.ipynb #b4432f1e
 class Windows(nn.Module):
     "Filters of several heights over a text, ReLU, and the largest answer over all windows that lie inside the text."
 
@@ -291,13 +286,8 @@ class Windows(nn.Module):
     ) -> Tensor:
         "The features [N, filters × heights]."
         words = (tokens != 0).sum(-1, keepdim=True)
-        return torch.cat(
-            [
-                self.largest(conv(x), words.clamp(min=h) - h)
-                for h, conv in zip(WINDOWS, self.convs.values(), strict=True)
-            ],
-            -1,
-        )
+        heights = zip(WINDOWS, self.convs.values(), strict=True)
+        return torch.cat([self.largest(conv(x), words.clamp(min=h) - h) for h, conv in heights], -1)
 
     def largest(
         self,
@@ -334,7 +324,7 @@ class TextCNN(nn.Module):
         x = self.dropout(self.embedding(tokens)).transpose(-1, -2)
         return self.head(self.relu(self.hidden(self.windows(x, tokens))))
 
-# %% ../../nbs/models/11_zoo.ipynb #f99aa90f
+# %% ../../nbs/models/11_zoo.ipynb #cf774c23
 @NETWORKS.register("text-cnn")
 def text_cnn(
     input_shape: Sequence[int],  # (pieces of a text that are read,)
@@ -349,9 +339,10 @@ def text_cnn(
             f"input_shape={tuple(input_shape)} with a vocabulary of {vocabulary} pieces: text-cnn needs (length,) of at least {max(WINDOWS)} pieces and a vocabulary of 2 or more; use a domain of text",
             "Network.input_shape",
         )
-    model = TextCNN(vocabulary, (scaled(417, width), scaled(127, width), scaled(117, width)), 0.285)
+    features, filters, hidden = (scaled(size, width) for size in (417, 127, 117))
+    model = TextCNN(vocabulary, (features, filters, hidden), 0.285)
     initialise(model, "he uniform")
-    model.head = initialise(make_head(scaled(117, width), n_classes, head), "he uniform")
+    model.head = initialise(make_head(hidden, n_classes, head), "he uniform")
     return model
 
 # %% ../../nbs/models/11_zoo.ipynb #b83c66c7

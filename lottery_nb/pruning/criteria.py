@@ -24,7 +24,7 @@ from .masks import Mask
 BATCHES = 8
 "Training batches that a score is summed over. Lee et al. 2019 take one; more make the same score less noisy."
 
-# %% ../../nbs/pruning/15_criteria.ipynb #ed6764db
+# %% ../../nbs/pruning/15_criteria.ipynb #14b7e4c4
 @dataclass(frozen=True, eq=False)
 class Scoring:
     "What a criterion is given."
@@ -32,12 +32,9 @@ class Scoring:
     model: nn.Module  # the network as trained, on its device; left exactly as it was found
     weights: Mapping[str, Tensor]  # the prunable weights as trained
     mask: Mask  # the last mask
-    start: Mapping[str, Tensor] | None = (
-        None  # the same weights where this training started (θ0 or the rewind point)
-    )
-    batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]] | None = (
-        None  # n -> n training batches (x as the network takes it, y int64 [N]), the same ones at each call
-    )
+    start: Mapping[str, Tensor] | None = None  # the same weights where this training started
+    batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]] | None = None
+    # n -> n training batches (x as the network takes it, y int64 [N]), the same ones at each call
     input_shape: tuple[int, ...] | None = None  # of one example; None takes it from the first batch
     seed: int = 0  # the experiment's seed
 
@@ -55,14 +52,16 @@ class Scoring:
             )
         return self.batches(BATCHES)
 
-# %% ../../nbs/pruning/15_criteria.ipynb #12944d09
+# %% ../../nbs/pruning/15_criteria.ipynb #19e29d62
 CRITERIA = Registry("criterion")
 "Criteria by name: `Scoring -> {parameter name: scores}`, higher = keep."
+
 
 @CRITERIA.register("magnitude")
 def magnitude(scoring: Scoring) -> dict[str, Tensor]:
     "|w|."
     return {n: scoring.weights[n].abs() for n in scoring.mask}
+
 
 @CRITERIA.register("magnitude increase")
 def magnitude_increase(scoring: Scoring) -> dict[str, Tensor]:
@@ -71,23 +70,17 @@ def magnitude_increase(scoring: Scoring) -> dict[str, Tensor]:
         raise LotteryError(
             "criterion 'magnitude increase' needs the weights at the start: give Scoring(start=...)"
         )
-    return {
-        n: scoring.weights[n].abs() - scoring.start[n].to(scoring.weights[n].device).abs()
-        for n in scoring.mask
-    }
+    start = {n: scoring.start[n].to(scoring.weights[n].device) for n in scoring.mask}
+    return {n: scoring.weights[n].abs() - start[n].abs() for n in scoring.mask}
 
-# %% ../../nbs/pruning/15_criteria.ipynb #2c83afa8
+# %% ../../nbs/pruning/15_criteria.ipynb #5a1375ed
 @CRITERIA.register("random")
 def at_random(scoring: Scoring) -> dict[str, Tensor]:
     "Uniform draws, a function of seed and parameter name alone."
-    return {
-        n: torch.rand(
-            bits.shape, generator=generator(scoring.seed, "random criterion", n), dtype=torch.float64
-        )
-        for n, bits in scoring.mask.items()
-    }
+    draws = {n: generator(scoring.seed, "random criterion", n) for n in scoring.mask}
+    return {n: torch.rand(scoring.mask[n].shape, generator=g, dtype=torch.float64) for n, g in draws.items()}
 
-# %% ../../nbs/pruning/15_criteria.ipynb #8e7fc33c
+# %% ../../nbs/pruning/15_criteria.ipynb #9e4d6d72
 @contextmanager
 def _scoring_mode(
     scoring: Scoring,
@@ -104,6 +97,7 @@ def _scoring_mode(
         for module, mode in modes.items():
             module.training = mode
 
+# %% ../../nbs/pruning/15_criteria.ipynb #e8b28f0e
 def _losses(
     scoring: Scoring,
     leaves: Mapping[str, Tensor],  # put in place of the network's prunable weights
@@ -114,7 +108,7 @@ def _losses(
         buffers = {n: b.clone() for n, b in scoring.model.named_buffers()}
         yield cross_entropy(functional_call(scoring.model, {**leaves, **buffers}, (x,)) / temperature, y)
 
-# %% ../../nbs/pruning/15_criteria.ipynb #6e002ac5
+
 def _gradients(
     losses: Iterator[Tensor],  # scalars
     leaves: Mapping[str, Tensor],  # what to differentiate by
@@ -122,9 +116,8 @@ def _gradients(
     "Summed gradients; a weight that the loss does not depend on has gradient 0."
     total = {n: torch.zeros_like(w) for n, w in leaves.items()}
     for loss in losses:
-        for n, g in zip(
-            leaves, torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True), strict=True
-        ):
+        gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        for n, g in zip(leaves, gradients, strict=True):
             total[n] += g
     return total
 
@@ -142,7 +135,7 @@ def snip(scoring: Scoring) -> dict[str, Tensor]:
     "|w · dL/dw|; refuses a record without batches."
     return {n: (scoring.leaves()[n].detach() * g).abs() for n, g in gradient(scoring).items()}
 
-# %% ../../nbs/pruning/15_criteria.ipynb #d84ea6b9
+# %% ../../nbs/pruning/15_criteria.ipynb #e8cedb3a
 GRASP_TEMPERATURE = 200.0
 "Divides the logits before GraSP's loss (the value in Wang et al.'s published code)."
 
@@ -156,16 +149,14 @@ def grasp(scoring: Scoring) -> dict[str, Tensor]:
 
         def along() -> Iterator[Tensor]:  # g of each batch times the fixed sum
             for loss in _losses(scoring, leaves, GRASP_TEMPERATURE):
-                g = torch.autograd.grad(
-                    loss, list(leaves.values()), create_graph=True, materialize_grads=True
-                )
-                yield torch.stack(
-                    [(one * fixed).sum() for one, fixed in zip(g, flow.values(), strict=True)]
-                ).sum()
+                weights = list(leaves.values())
+                g = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+                products = [(one * fixed).sum() for one, fixed in zip(g, flow.values(), strict=True)]
+                yield torch.stack(products).sum()
 
         return {n: leaves[n].detach() * hg for n, hg in _gradients(along(), leaves).items()}
 
-# %% ../../nbs/pruning/15_criteria.ipynb #edc64f53
+# %% ../../nbs/pruning/15_criteria.ipynb #5ce09559
 def in_steps(
     steps: int,  # how often to score and prune on the way to a density
 ) -> Callable:
@@ -177,6 +168,7 @@ def in_steps(
 
     return mark
 
+
 def refuse_tokens(model: nn.Module) -> None:
     "Refuse a network that begins with an embedding: it reads piece numbers, of which ones say nothing."
     if any(isinstance(m, nn.Embedding) for m in model.modules()):
@@ -185,7 +177,7 @@ def refuse_tokens(model: nn.Module) -> None:
             "FindPlan.criterion",
         )
 
-# %% ../../nbs/pruning/15_criteria.ipynb #b8b9e877
+# %% ../../nbs/pruning/15_criteria.ipynb #edc5c4a7
 @CRITERIA.register("synflow")
 @in_steps(100)
 def synflow(scoring: Scoring) -> dict[str, Tensor]:
@@ -193,21 +185,15 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
     refuse_tokens(scoring.model)
     shape = scoring.input_shape or next(scoring.data())[0].shape[1:]
     device = next(scoring.model.parameters()).device
-    double = torch.device("cpu") if device.type == "mps" else device
+    where = torch.device("cpu") if device.type == "mps" else device  # one that has float64
     with _scoring_mode(scoring, training=False):
-        leaves = {
-            n: w.detach().double().abs().to(double).requires_grad_() for n, w in scoring.leaves().items()
-        }
-        state = {
-            n: t.detach().double().abs().to(double)
-            for n, t in (*scoring.model.named_parameters(), *scoring.model.named_buffers())
-        }
-        state |= {
-            n: torch.zeros_like(t)
-            for n, t in state.items()
-            if n.rpartition(".")[2] in ("bias", "running_mean")
-        }
-        flow = functional_call(
-            scoring.model, {**state, **leaves}, (torch.ones(1, *shape, dtype=torch.float64, device=double),)
-        ).sum()
+        positive = {n: w.detach().to(where).double().abs() for n, w in scoring.leaves().items()}
+        leaves = {n: w.requires_grad_() for n, w in positive.items()}
+        state = {}
+        for n, t in (*scoring.model.named_parameters(), *scoring.model.named_buffers()):
+            added = n.rpartition(".")[2] in ("bias", "running_mean")
+            value = t.detach().to(where).double().abs()
+            state[n] = torch.zeros_like(value) if added else value
+        ones = torch.ones(1, *shape, dtype=torch.float64, device=where)
+        flow = functional_call(scoring.model, {**state, **leaves}, (ones,)).sum()
         return {n: leaves[n].detach() * g for n, g in _gradients(iter([flow]), leaves).items()}

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Mask', 'random_mask', 'overlap']
 
-# %% ../../nbs/pruning/13_masks.ipynb #a50685c5
+# %% ../../nbs/pruning/13_masks.ipynb #41627aec
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from torch import nn, Tensor
 
 from ..core import fingerprint, generator, LotteryError
 
-# %% ../../nbs/pruning/13_masks.ipynb #4a651f29
+# %% ../../nbs/pruning/13_masks.ipynb #f346e0a6
 def _checked(
     name: str,  # parameter name, for the message
     bits: Any,  # what should be a bool tensor
@@ -36,75 +36,16 @@ def _checked(
         )
     return bits.detach().clone()
 
-# %% ../../nbs/pruning/13_masks.ipynb #09be013e
-class _Bits(Mapping[str, Tensor]):
-    "Bool tensors by parameter name: immutable, equal and hashed by content (order and device do not count)."
 
-    def __init__(
-        self,
-        bits: Mapping[str, Tensor],  # bool tensors by parameter name, True where the weight is kept; copied
-    ):
-        self._bits = {name: _checked(name, b) for name, b in bits.items()}
-        if not self._bits:
-            raise LotteryError("the mask has no parameters: give at least one prunable weight")
+def _checked_bits(
+    bits: Mapping[str, Any],  # what should be bool tensors, by parameter name
+) -> dict[str, Tensor]:
+    "Private copies of all bits; a mask over nothing is a LotteryError."
+    if not bits:
+        raise LotteryError("the mask has no parameters: give at least one prunable weight")
+    return {name: _checked(name, b) for name, b in bits.items()}
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self._bits[name]
-
-    def __iter__(self):
-        return iter(self._bits)
-
-    def __len__(self) -> int:
-        return len(self._bits)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        "16 hex characters that stand for names, shapes and bits."
-        return fingerprint(*(part for name in sorted(self) for part in (name, self[name].cpu())))
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Bits) and self.fingerprint == other.fingerprint
-
-# %% ../../nbs/pruning/13_masks.ipynb #c87efead
-class _Counts(_Bits):
-    "Bits that can be counted, over all parameters and for each."
-
-    @cached_property
-    def kept_in(self) -> dict[str, int]:
-        "Kept weights by parameter name."
-        return {name: int(bits.count_nonzero()) for name, bits in self.items()}
-
-    @property
-    def kept(self) -> int:
-        return sum(self.kept_in.values())
-
-    @cached_property
-    def size(self) -> int:
-        return sum(bits.numel() for bits in self.values())
-
-    @property
-    def density(self) -> float:
-        return self.kept / self.size
-
-    @property
-    def sparsity(self) -> float:
-        return 1 - self.density
-
-    def layers(self) -> pd.DataFrame:  # columns layer (the parameter's name), kept, size, density
-        "One row for each parameter, in the order of the mask."
-        rows = [
-            (name, self.kept_in[name], bits.numel(), self.kept_in[name] / bits.numel())
-            for name, bits in self.items()
-        ]
-        return pd.DataFrame(rows, columns=["layer", "kept", "size", "density"])
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.kept:,} of {self.size:,} weights kept, {self.density:.4%}, in {len(self)} parameters)"
-
-# %% ../../nbs/pruning/13_masks.ipynb #4b40c91d
+# %% ../../nbs/pruning/13_masks.ipynb #b7b930eb
 def _same_layout(
     a: Mapping[str, Tensor],  # tensors by parameter name
     b: Mapping[str, Tensor],  # tensors that must have the same names and shapes
@@ -117,40 +58,77 @@ def _same_layout(
                 f"parameter {name!r} is {left} in one mask and {right} in the other: compare masks of the same network"
             )
 
-# %% ../../nbs/pruning/13_masks.ipynb #227b4710
-class _Selecting(_Counts):
-    "Counted bits that select weights and combine with each other."
 
-    def apply(
-        self,
-        weights: Mapping[str, Tensor],  # tensors by parameter name: weights, gradients or optimizer state
-    ) -> dict[str, Tensor]:  # a new dict: +0 where pruned; what the mask does not name is passed on as it is
-        "Select the kept weights; a LotteryError when one is missing or has another shape."
-        for name, bits in self.items():
-            found = list(weights[name].shape) if name in weights else "missing"
-            if found != list(bits.shape):
-                raise LotteryError(
-                    f"weight {name!r} is {found} but its mask is {list(bits.shape)}: use a mask made for this network"
-                )
-        return {
-            n: torch.where(self[n].to(w.device), w, w.new_zeros(())) if n in self else w
-            for n, w in weights.items()
-        }
+def _check_weights(
+    mask: Mapping[str, Tensor],  # bits by parameter name
+    weights: Mapping[str, Tensor],  # what they shall be put on
+) -> None:
+    "Raise a LotteryError that names the first weight that is missing or has another shape than its mask."
+    for name, bits in mask.items():
+        given = list(weights[name].shape) if name in weights else "missing"
+        if given != list(bits.shape):
+            raise LotteryError(
+                f"weight {name!r} is {given} but its mask is {list(bits.shape)}: use a mask made for this network"
+            )
 
-    def to(self, device: torch.device | str) -> Self:  # where the bits shall lie
-        "The same mask on another device."
-        return type(self)({name: bits.to(device) for name, bits in self.items()})
+# %% ../../nbs/pruning/13_masks.ipynb #fa672432
+def _selected(
+    weight: Tensor,  # one parameter
+    bits: Tensor,  # its bits, on any device
+) -> Tensor:  # a new tensor on the weight's device
+    "The kept weights, +0 where pruned."
+    return torch.where(bits.to(weight.device), weight, weight.new_zeros(()))
 
-    def __and__(self, other: Self) -> Self:
-        _same_layout(self, other)
-        return type(self)({name: bits & other[name].to(bits.device) for name, bits in self.items()})
 
-    def __le__(self, other: Self) -> bool:
-        "True when nothing is kept here that the other mask prunes."
-        _same_layout(self, other)
-        return all(bool((~bits | other[name].to(bits.device)).all()) for name, bits in self.items())
+def _all_kept(
+    weights: Mapping[str, Tensor] | nn.Module,  # tensors by parameter name, or a network with them
+    names: Iterable[str] | None,  # which of them; None takes all
+) -> dict[str, Tensor]:  # bool tensors, all True, on the weights' device
+    "Bits that keep everything; an unknown name is a LotteryError."
+    tensors = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
+    names = list(tensors if names is None else names)
+    if lost := [n for n in names if n not in tensors]:
+        raise LotteryError(f"the network has no parameter {lost[0]!r}: it has {', '.join(tensors)}")
+    return {n: torch.ones_like(tensors[n], dtype=torch.bool) for n in names}
 
-# %% ../../nbs/pruning/13_masks.ipynb #62017772
+# %% ../../nbs/pruning/13_masks.ipynb #00b8c7ad
+def _placed(
+    bits: Tensor,  # bool tensor whose shape and count are kept
+    seed: int,  # the experiment's seed
+    *purpose: str | int,  # what the draw is for
+) -> Tensor:  # bool tensor on the same device
+    "The same number of ones at places drawn uniformly."
+    places = torch.randperm(bits.numel(), generator=generator(seed, *purpose))[: int(bits.count_nonzero())]
+    flat = torch.zeros(bits.numel(), dtype=torch.bool)
+    flat[places] = True
+    return flat.view_as(bits).to(bits.device)
+
+
+def _reordered(
+    name: str,  # parameter name: each has draws of its own
+    bits: Tensor,  # its bits
+    seed: int,  # the experiment's seed
+) -> Tensor:  # bool tensor on the same device
+    "The same number of ones at other places than now, where there are others."
+    if int(bits.count_nonzero()) in (0, bits.numel()):
+        return bits
+    draws = (_placed(bits, seed, "shuffle", name, attempt) for attempt in itertools.count())
+    return next(drawn for drawn in draws if not torch.equal(drawn, bits))
+
+# %% ../../nbs/pruning/13_masks.ipynb #8908c382
+def _packed(bits: Tensor) -> Tensor:  # uint8 [ceil(size / 8)], on the CPU
+    "The bits of one parameter, eight to a byte, lowest first."
+    return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=None, bitorder="little"))
+
+
+def _check_pairs(packed: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    "Refuse packed bits without a shape, and a shape without packed bits."
+    if odd := sorted(map(str, set(packed) ^ set(shapes))):
+        raise LotteryError(
+            f"the packed mask has bytes or a shape, but not both, for {odd[0]!r}: the file is damaged"
+        )
+
+# %% ../../nbs/pruning/13_masks.ipynb #a7750618
 def _unpacked(
     name: str,  # parameter name, for the message
     packed: Tensor,  # uint8 [ceil(size / 8)], lowest bit first
@@ -177,73 +155,97 @@ def _unpacked(
         )
     return torch.from_numpy(bits[:size].astype(bool)).view(*shape)
 
-# %% ../../nbs/pruning/13_masks.ipynb #6fee5a3f
-def _placed(
-    bits: Tensor,  # bool tensor whose shape and count are kept
-    seed: int,  # the experiment's seed
-    *purpose: str | int,  # what the draw is for
-) -> Tensor:  # bool tensor on the same device
-    "The same number of ones at places drawn uniformly."
-    places = torch.randperm(bits.numel(), generator=generator(seed, *purpose))[: int(bits.count_nonzero())]
-    flat = torch.zeros(bits.numel(), dtype=torch.bool)
-    flat[places] = True
-    return flat.view_as(bits).to(bits.device)
-
-# %% ../../nbs/pruning/13_masks.ipynb #f5155b07
-class Mask(_Selecting):
+# %% ../../nbs/pruning/13_masks.ipynb #e1afb084
+class Mask(Mapping[str, Tensor]):
     "Which weights are kept: an immutable mapping from parameter name to bool tensor, equal and hashed by content."
+
+    def __init__(self, bits: Mapping[str, Tensor]):  # True where the weight is kept; copied
+        self._bits = _checked_bits(bits)
+        self.size = sum(b.numel() for b in self._bits.values())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._bits[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bits)
+
+    def __len__(self) -> int:
+        return len(self._bits)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        "16 hex characters that stand for names, shapes and bits; order and device do not count."
+        return fingerprint(*(part for name in sorted(self) for part in (name, self[name].cpu())))
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mask) and self.fingerprint == other.fingerprint
 
     @classmethod
     def dense(
         cls,
-        weights: Mapping[str, Tensor]
-        | nn.Module,  # tensors by parameter name, or a network with these parameters
+        weights: Mapping[str, Tensor] | nn.Module,  # tensors by parameter name, or a network with them
         names: Iterable[str] | None = None,  # which of them the mask speaks about; None takes all
     ) -> "Mask":
         "The mask that keeps everything, on the weights' device; an unknown name is a LotteryError."
-        tensors = dict(weights.named_parameters()) if isinstance(weights, nn.Module) else weights
-        names = list(tensors if names is None else names)
-        if lost := [n for n in names if n not in tensors]:
-            raise LotteryError(f"the network has no parameter {lost[0]!r}: it has {', '.join(tensors)}")
-        return cls({n: torch.ones_like(tensors[n], dtype=torch.bool) for n in names})
+        return cls(_all_kept(weights, names))
 
-    def shuffle(
-        self,
-        seed: int,  # the experiment's seed
-    ) -> "Mask":
+    @cached_property
+    def kept_in(self) -> dict[str, int]:
+        "Kept weights by parameter name."
+        return {name: int(bits.count_nonzero()) for name, bits in self.items()}
+
+    @property
+    def kept(self) -> int:
+        return sum(self.kept_in.values())
+
+    @property
+    def density(self) -> float:
+        return self.kept / self.size
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.density
+
+    def __repr__(self) -> str:
+        return f"Mask({self.kept:,} of {self.size:,} weights kept, {self.density:.4%}, in {len(self)} parameters)"
+
+    def layers(self) -> pd.DataFrame:  # columns layer (the parameter's name), kept, size, density
+        "One row for each parameter, in the order of the mask."
+        rows = [(n, self.kept_in[n], b.numel(), self.kept_in[n] / b.numel()) for n, b in self.items()]
+        return pd.DataFrame(rows, columns=["layer", "kept", "size", "density"])
+
+    def apply(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        "Weights, gradients or optimizer state, +0 where pruned; what the mask does not name is passed on as it is."
+        _check_weights(self, weights)
+        return {n: _selected(w, self[n]) if n in self else w for n, w in weights.items()}
+
+    def to(self, device: torch.device | str) -> "Mask":
+        "The same mask on another device."
+        return Mask({name: bits.to(device) for name, bits in self.items()})
+
+    def __and__(self, other: "Mask") -> "Mask":
+        _same_layout(self, other)
+        return Mask({name: bits & other[name].to(bits.device) for name, bits in self.items()})
+
+    def __le__(self, other: "Mask") -> bool:
+        "True when nothing is kept here that the other mask prunes."
+        return (self & other) == self
+
+    def shuffle(self, seed: int) -> "Mask":
         "Each parameter's bits in another order; differs in each that keeps some and prunes some."
+        return Mask({name: _reordered(name, bits, seed) for name, bits in self.items()})
 
-        def other(name: str, bits: Tensor) -> Tensor:
-            if self.kept_in[name] in (0, bits.numel()):
-                return bits
-            draws = (_placed(bits, seed, "shuffle", name, attempt) for attempt in itertools.count())
-            return next(drawn for drawn in draws if not torch.equal(drawn, bits))
-
-        return Mask({name: other(name, bits) for name, bits in self.items()})
-
-    def pack(
-        self,
-    ) -> tuple[dict[str, Tensor], dict[str, list[int]]]:  # uint8 bytes and the shape, by parameter name
-        "One bit a weight, on the CPU: bytes to store as tensors, shapes to store as JSON."
-        packed = {
-            n: torch.from_numpy(np.packbits(b.cpu().numpy(), axis=None, bitorder="little"))
-            for n, b in self.items()
-        }
-        return packed, {name: list(bits.shape) for name, bits in self.items()}
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+        "One bit a weight, on the CPU: bytes to store as tensors and shapes to store as JSON, by parameter name."
+        return {n: _packed(b) for n, b in self.items()}, {n: list(b.shape) for n, b in self.items()}
 
     @classmethod
-    def unpack(
-        cls,
-        packed: Mapping[str, Tensor],  # uint8 bytes by parameter name, from `pack`
-        shapes: Mapping[
-            str, Sequence[int]
-        ],  # shapes by parameter name, from `pack`; their order is the mask's
-    ) -> "Mask":
+    def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> "Mask":
         "What was packed; bytes, dtypes, shapes or names that do not fit are a LotteryError."
-        if odd := sorted(map(str, set(packed) ^ set(shapes))):
-            raise LotteryError(
-                f"the packed mask has bytes or a shape, but not both, for {odd[0]!r}: the file is damaged"
-            )
+        _check_pairs(packed, shapes)
         return cls({name: _unpacked(name, packed[name], shape) for name, shape in shapes.items()})
 
 # %% ../../nbs/pruning/13_masks.ipynb #6ea129e4

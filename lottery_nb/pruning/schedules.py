@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDS', 'SCHEDULES', 'FRACTION', 'DENSITY', 'DENSITIES', 'Parameter', 'ScheduleKind', 'kind_of', 'schedule_kind',
-           'Schedule', 'numbers_in', 'geometric', 'one_shot', 'linear', 'cubic', 'listed', 'schedule_parameters']
+           'numbers_in', 'Schedule', 'geometric', 'one_shot', 'linear', 'cubic', 'listed', 'schedule_parameters']
 
 # %% ../../nbs/pruning/14_schedules.ipynb #367054e5
 import inspect
@@ -142,7 +142,101 @@ def schedule_kind(
 
     return add
 
-# %% ../../nbs/pruning/14_schedules.ipynb #5a798d34
+# %% ../../nbs/pruning/14_schedules.ipynb #7c1ec1be
+def _curve(
+    record: ScheduleKind,
+    rounds: int,  # of the schedule
+    numbers: tuple,  # that the formula takes
+    where: str,  # the schedule, as it reads in an error
+) -> tuple[float, ...]:  # the density after each round; the first is 1, the dense network
+    "What the formula of a schedule gives; refuses what are no densities that fall."
+    place, densities = f"Schedule.{next(iter(record.asked))}", [1.0]
+    for r in range(1, rounds + 1):
+        try:
+            density = record.formula(r, rounds, *numbers)
+        except (ArithmeticError, LookupError, TypeError) as e:
+            reason = f"{type(e).__name__}: {e}"
+            raise LotteryError(f"{where}: its formula fails at round {r} ({reason})", place) from None
+        if not isinstance(density, (int, float)) or not 0 < density <= densities[-1]:
+            shown = f"{density:g}" if isinstance(density, (int, float)) else repr(density)
+            raise LotteryError(
+                f"{where}: density {shown} at round {r} after {densities[-1]:g}: give densities above 0 that never rise",
+                place,
+            )
+        densities.append(density)
+    return tuple(densities)
+
+# %% ../../nbs/pruning/14_schedules.ipynb #4d5e476c
+def numbers_in(
+    text: str,  # '0.5, 20%, 0.1'
+) -> tuple[float, ...]:
+    "Numbers with commas between them; refuses what is none."
+    try:
+        return tuple(float(part.replace("%", "e-2")) for part in text.split(","))
+    except ValueError:
+        raise LotteryError(
+            f"{text!r} holds something that is no number: write densities with commas, such as 0.5, 0.2, 0.1",
+            "Schedule.densities",
+        ) from None
+
+# %% ../../nbs/pruning/14_schedules.ipynb #d2de570e
+def _completed(
+    record: ScheduleKind,
+    values: Mapping[str, Any],  # by parameter, and `rounds`
+    kind: str,  # name of the kind
+) -> tuple[int, tuple]:  # rounds, numbers
+    "What is given by name, and the kind's defaults for the rest; refuses names that it does not take."
+    for name in values:
+        check_choice(name, tuple(record.asked), f"{kind} schedule: parameter", f"Schedule.{name}")
+    given = {name: values.get(name, p.default) for name, p in record.asked.items()}
+    if missing := next((name for name, value in given.items() if value is None), None):
+        raise LotteryError(
+            f"{kind} schedule: {missing} is not given: write {kind}({missing}=…)", f"Schedule.{missing}"
+        )
+    numbers = tuple(given[p.name] for p in record.parameters)
+    if record.listed:
+        numbers = numbers_in(numbers[0]) if isinstance(numbers[0], str) else tuple(numbers[0])
+    return record.rounds or given.get("rounds", len(numbers)), numbers
+
+# %% ../../nbs/pruning/14_schedules.ipynb #c55c5a82
+def _call_in(
+    text: str,  # 'halving(0.5, every=2)', or densities '0.5, 0.2'
+) -> tuple[str, str]:
+    "The kind in a text, and what stands between the brackets; refuses what is no call."
+    if text.strip()[:1] in tuple("0123456789.-"):
+        return "listed", text
+    if m := re.fullmatch(r"\s*([^()]*?)\s*(?:\((.*)\))?\s*", text):
+        return m[1], m[2] or ""
+    raise LotteryError(
+        f"schedule {text!r} cannot be read: write kind(name=number, …), such as geometric(fraction=0.2, rounds=10)",
+        "Schedule.kind",
+    )
+
+
+def _record_of(kind: str) -> ScheduleKind:
+    "The record of a kind; refuses an unknown one."
+    with about("Schedule.kind"):
+        return SCHEDULES.find(kind)
+
+# %% ../../nbs/pruning/14_schedules.ipynb #b38d95e8
+def _arguments(
+    record: ScheduleKind,
+    inside: str,  # '0.5, every=2'
+    kind: str,  # name of the kind
+) -> dict[str, Any]:
+    "What stands between the brackets of a schedule that is written as a call, by name."
+    if record.listed:
+        return {record.parameters[0].name: inside.strip(" []")} if inside.strip() else {}
+    given: dict[str, Any] = {}
+    for place, part in enumerate(p.strip() for p in inside.split(",") if p.strip()):
+        name, equals, number = part.rpartition("=")
+        name = name.strip() if equals else "".join(list(record.asked)[place : place + 1])
+        check_choice(name, tuple(record.asked), f"{kind} schedule: parameter", "Schedule.kind")
+        (value,) = numbers_in(number)
+        given[name] = int(value) if record.asked[name].whole and value.is_integer() else value
+    return given
+
+# %% ../../nbs/pruning/14_schedules.ipynb #8d8022eb
 @DATA.register("Schedule")
 @dataclass(frozen=True)
 class Schedule:
@@ -167,7 +261,7 @@ class Schedule:
     @cached_property
     def densities(self) -> tuple[float, ...]:
         "The density after each round; the first is 1, the dense network."
-        return _densities(self)
+        return _curve(SCHEDULES.find(self.kind), self.rounds, self.numbers, f"{self.kind} schedule")
 
     def density(
         self,
@@ -179,8 +273,15 @@ class Schedule:
 
     @property
     def code(self) -> str:
-        "Python that makes it."
-        return _code(self)
+        "Python that makes it: a call of this module's function for the kind, or of `Schedule`."
+        record = None if isinstance(self.kind, Reference) else SCHEDULES.find(self.kind)
+        if not record or not record.written:
+            return f"Schedule({str(self.kind)!r}, {self.rounds}, {self.numbers})"
+        if record.listed:
+            return f"{record.written}({list(self.numbers)})"
+        takes = inspect.signature(globals()[record.written]).parameters
+        values = zip(takes, (*self.numbers, self.rounds), strict=False)
+        return f"{record.written}({', '.join(f'{name}={n!r}' for name, n in values)})"
 
     def __str__(self) -> str:
         rounds = f"{self.rounds} round{'s' * (self.rounds > 1)}"
@@ -195,97 +296,19 @@ class Schedule:
         **values: Any,  # by parameter, and `rounds`; what is not given has the kind's default
     ) -> "Schedule":
         "A schedule by the names of its numbers; refuses a name that the kind does not take."
-        return _made(kind, values)
+        return cls(kind, *_completed(_record_of(kind), values, kind))
 
     @classmethod
     def read(
         cls,
-        text: str,  # 'geometric', 'geometric(fraction=0.5, rounds=4)', 'package.module:name(0.5, 2)', or densities '0.5, 0.2, 0.1'
+        text: str,  # 'geometric', 'geometric(rounds=4)', 'package.module:name(0.5, 2)' or '0.5, 0.2, 0.1'
         **values: Any,  # by parameter, for what the text leaves open; those of other kinds are left out
     ) -> "Schedule":
         "A schedule written as a call, or as densities with commas."
-        return _read(text, values)
-
-# %% ../../nbs/pruning/14_schedules.ipynb #e77fb8a7
-def _densities(s: Schedule) -> tuple[float, ...]:
-    "What the formula of a schedule gives; refuses what are no densities that fall."
-    record, where = SCHEDULES.find(s.kind), f"{s.kind} schedule"
-    place, densities = f"Schedule.{next(iter(record.asked))}", [1.0]
-    for r in range(1, s.rounds + 1):
-        try:
-            density = record.formula(r, s.rounds, *s.numbers)
-        except (ArithmeticError, LookupError, TypeError) as e:
-            raise LotteryError(
-                f"{where}: its formula fails at round {r} ({type(e).__name__}: {e})", place
-            ) from None
-        if not isinstance(density, (int, float)) or not 0 < density <= densities[-1]:
-            shown = f"{density:g}" if isinstance(density, (int, float)) else repr(density)
-            raise LotteryError(
-                f"{where}: density {shown} at round {r} after {densities[-1]:g}: give densities above 0 that never rise",
-                place,
-            )
-        densities.append(density)
-    return tuple(densities)
-
-# %% ../../nbs/pruning/14_schedules.ipynb #b9a37b63
-def numbers_in(
-    text: str,  # '0.5, 20%, 0.1'
-) -> tuple[float, ...]:
-    "Numbers with commas between them; refuses what is none."
-    try:
-        return tuple(float(part.replace("%", "e-2")) for part in text.split(","))
-    except ValueError:
-        raise LotteryError(
-            f"{text!r} holds something that is no number: write densities with commas, such as 0.5, 0.2, 0.1",
-            "Schedule.densities",
-        ) from None
-
-# %% ../../nbs/pruning/14_schedules.ipynb #9bca0636
-def _made(kind: str, values: Mapping[str, Any]) -> Schedule:
-    "The schedule of that kind with these numbers, by name."
-    with about("Schedule.kind"):
-        record = SCHEDULES.find(kind)
-    for name in values:
-        check_choice(name, tuple(record.asked), f"{kind} schedule: parameter", f"Schedule.{name}")
-    given = {name: values.get(name, p.default) for name, p in record.asked.items()}
-    if missing := next((name for name, value in given.items() if value is None), None):
-        raise LotteryError(
-            f"{kind} schedule: {missing} is not given: write {kind}({missing}=…)", f"Schedule.{missing}"
-        )
-    numbers = tuple(given[p.name] for p in record.parameters)
-    if record.listed:
-        numbers = numbers_in(numbers[0]) if isinstance(numbers[0], str) else tuple(numbers[0])
-    return Schedule(kind, record.rounds or given.get("rounds", len(numbers)), numbers)
-
-# %% ../../nbs/pruning/14_schedules.ipynb #2d8fcb9f
-def _read(text: str, values: Mapping[str, Any]) -> Schedule:
-    "The schedule that a text and further values say."
-    if text.strip()[:1] in tuple("0123456789.-"):
-        return _made("listed", {"densities": text})
-    m = re.fullmatch(r"\s*([^()]*?)\s*(?:\((.*)\))?\s*", text)
-    if not m:
-        raise LotteryError(
-            f"schedule {text!r} cannot be read: write kind(name=number, …), such as geometric(fraction=0.2, rounds=10)",
-            "Schedule.kind",
-        )
-    with about("Schedule.kind"):
-        record = SCHEDULES.find(m[1])
-    taken = {name: value for name, value in values.items() if name in record.asked}
-    return _made(m[1], taken | _given(m[1], record, m[2] or ""))
-
-# %% ../../nbs/pruning/14_schedules.ipynb #ac5a45b8
-def _given(kind: str, record: ScheduleKind, inside: str) -> dict[str, Any]:
-    "What stands between the brackets of a schedule that is written as a call, by name."
-    if record.listed:
-        return {record.parameters[0].name: inside.strip(" []")} if inside.strip() else {}
-    given: dict[str, Any] = {}
-    for place, part in enumerate(p.strip() for p in inside.split(",") if p.strip()):
-        name, equals, number = part.rpartition("=")
-        name = name.strip() if equals else "".join(list(record.asked)[place : place + 1])
-        check_choice(name, tuple(record.asked), f"{kind} schedule: parameter", "Schedule.kind")
-        (value,) = numbers_in(number)
-        given[name] = int(value) if record.asked[name].whole and value.is_integer() else value
-    return given
+        kind, inside = _call_in(text)
+        record = _record_of(kind)
+        taken = {name: value for name, value in values.items() if name in record.asked}
+        return cls.of(kind, **taken | _arguments(record, inside, kind))
 
 # %% ../../nbs/pruning/14_schedules.ipynb #af46ed64
 FRACTION = Parameter(
@@ -389,18 +412,7 @@ def listed(
     "Densities of your own, one for each round."
     return Schedule("listed", len(densities), tuple(densities))
 
-# %% ../../nbs/pruning/14_schedules.ipynb #edeea205
-def _code(s: Schedule) -> str:
-    "A call of this module's function for the kind, or of `Schedule`."
-    written = "" if isinstance(s.kind, Reference) else SCHEDULES.find(s.kind).written
-    if not written:
-        return f"Schedule({str(s.kind)!r}, {s.rounds}, {s.numbers})"
-    if SCHEDULES.find(s.kind).listed:
-        return f"{written}({list(s.numbers)})"
-    takes = inspect.signature(globals()[written]).parameters
-    return f"{written}({', '.join(f'{name}={n!r}' for name, n in zip(takes, (*s.numbers, s.rounds), strict=False))})"
-
-
+# %% ../../nbs/pruning/14_schedules.ipynb #404119aa
 def schedule_parameters() -> dict[str, Parameter]:
     "Everything that a registered kind of schedule asks for, by name: the flags of a shell, the fields of a form."
     found: dict[str, Parameter] = {}

@@ -28,7 +28,7 @@ def kept_count(
     check_number(density, "density", high=1)
     return round(density * size)
 
-# %% ../../nbs/pruning/16_scopes.ipynb #03452679
+# %% ../../nbs/pruning/16_scopes.ipynb #6c0a14dc
 class Scopes(Registry):
     "Scopes by name; '1:4' and other patterns of N:M are made when they are asked for."
 
@@ -37,21 +37,23 @@ class Scopes(Registry):
             return self.setdefault(name, n_of_m(int(pattern[1]), int(pattern[2])))
         return super().__missing__(name)
 
+
 SCOPES = Scopes("scope")
 "Groupings by name: `(mask, parameter names, density) -> [(names ranked together, how many to keep), …]`; a `Group` may have blocks."
+
 
 class Group(NamedTuple):
     "Parameters that are ranked together and how many of their weights stay; with blocks, how many of each block."
 
     names: tuple[str, ...]
     keep: int  # weights of all these parameters, or of each block
-    block: Callable[[Tensor], Tensor] | None = (
-        None  # a parameter's mask -> the number of each weight's block, int64 of its shape; None: no blocks
-    )
+    block: Callable[[Tensor], Tensor] | None = None  # None: no blocks; else
+    # a parameter's mask -> the number of each weight's block, int64 of its shape
+
 
 Quotas = Sequence[tuple[tuple[str, ...], int] | Group]
 
-# %% ../../nbs/pruning/16_scopes.ipynb #617dc5c8
+# %% ../../nbs/pruning/16_scopes.ipynb #22c7747a
 def _quota(
     mask: Mask,  # the last mask
     names: tuple[str, ...],  # parameters ranked together
@@ -64,6 +66,7 @@ def _quota(
             f"density {density:g} asks for {count:,} weights of {', '.join(names)}, but only {kept:,} of {size:,} are left: ask for {kept / size:g} or less"
         )
     return names, count
+
 
 @SCOPES.register("global")
 def _global(mask: Mask, names: tuple[str, ...], density: float) -> Quotas:
@@ -155,7 +158,7 @@ class NofM:
                 )
         return [Group(names, self.check_density(density), self.block)] if names else []
 
-# %% ../../nbs/pruning/16_scopes.ipynb #7dc7d7ce
+# %% ../../nbs/pruning/16_scopes.ipynb #7e0f4a32
 def n_of_m(
     n: int,  # weights that stay in each block, 1 to m - 1
     m: int,  # weights of a block
@@ -164,6 +167,7 @@ def n_of_m(
     check_number(m, f"scope '{n}:{m}': m", low=2, whole=True, place="FindPlan.scope")
     check_number(n, f"scope '{n}:{m}': n", low=1, high=m - 1, whole=True, place="FindPlan.scope")
     return NofM(n, m)
+
 
 SCOPES.register("2:4")(n_of_m(2, 4))
 
@@ -186,14 +190,12 @@ def _own_rates(
         )
     return groups
 
-# %% ../../nbs/pruning/16_scopes.ipynb #a41314a2
+# %% ../../nbs/pruning/16_scopes.ipynb #dbce4657
 def quotas(
     mask: Mask,  # the last mask
     density: float,  # of the parameters without a rate of their own
-    scope: str
-    | Callable = "global",  # 'global', 'layer', 'erk', another name of SCOPES, or a function of yours
-    layer_densities: Mapping[str, float]
-    | None = None,  # own density by layer ('fc3') or parameter ('fc3.weight')
+    scope: str | Callable = "global",  # a name of SCOPES, or a function of yours
+    layer_densities: Mapping[str, float] | None = None,  # own density by layer 'fc3' or parameter 'fc3.bias'
 ) -> Quotas:  # (parameters ranked together, how many of their weights to keep)
     "Who is ranked with whom and how many stay; refuses unknown names and more weights than the mask keeps."
     own = _own_rates(mask, layer_densities or {})
@@ -248,7 +250,7 @@ def _places(
         )
     return numbers.flatten().argsort(stable=True).view(len(sizes), -1)
 
-# %% ../../nbs/pruning/16_scopes.ipynb #7ac219e6
+# %% ../../nbs/pruning/16_scopes.ipynb #9089bae4
 def _best_of_each(
     name: str,  # parameter name, for the message
     score: Tensor,  # higher = keep
@@ -263,27 +265,22 @@ def _best_of_each(
             f"{count} weights of each block of {name!r} are asked for, but the last mask keeps only {fewest} in one of them: ask for {fewest} or fewer"
         )
     ranked = score.flatten()[places].argsort(dim=1, descending=True, stable=True)
-    first = (
-        may.gather(1, ranked).logical_not().byte().argsort(dim=1, stable=True)
-    )  # what may stay comes first, in the order of the scores
+    # what may stay comes first, in the order of the scores
+    first = may.gather(1, ranked).logical_not().byte().argsort(dim=1, stable=True)
     best = torch.zeros_like(bits).flatten()
     best[places.gather(1, ranked.gather(1, first)[:, :count]).flatten()] = True
     return best.view_as(bits)
 
-# %% ../../nbs/pruning/16_scopes.ipynb #e45c46d5
+# %% ../../nbs/pruning/16_scopes.ipynb #1de21546
 def _comparable(
     name: str,  # parameter name, for the message
     score: Any,  # what the criterion returned for it
     bits: Tensor,  # its last mask
 ) -> Tensor:  # the scores, of a type that can be ranked
     "Scores fit for ranking; refuses a missing one, another shape, and NaN among the weights that may stay."
-    shape = (
-        list(score.shape)
-        if isinstance(score, Tensor)
-        else "missing"
-        if score is None
-        else type(score).__name__
-    )
+    shape: Any = "missing" if score is None else type(score).__name__
+    if isinstance(score, Tensor):
+        shape = list(score.shape)
     if shape != list(bits.shape):
         raise LotteryError(
             f"the scores of {name!r} are {shape} but its weights are {list(bits.shape)}: a criterion returns a tensor for each parameter of the mask"
@@ -292,11 +289,8 @@ def _comparable(
         raise LotteryError(
             f"the scores of {name!r} have a NaN: look for a training that diverged or a criterion that divides by 0"
         )
-    return (
-        score.detach().float()
-        if score.dtype in (torch.bool, torch.float16, torch.bfloat16)
-        else score.detach()
-    )
+    widened = score.dtype in (torch.bool, torch.float16, torch.bfloat16)
+    return score.detach().float() if widened else score.detach()
 
 # %% ../../nbs/pruning/16_scopes.ipynb #417ecb55
 def _prune_to(
@@ -320,47 +314,48 @@ def _prune_to(
         kept |= {n: bits.to(mask[n].device) for n, bits in zip(names, best, strict=True)}
     return Mask({n: kept[n] for n in mask})
 
-# %% ../../nbs/pruning/16_scopes.ipynb #f3161fed
+# %% ../../nbs/pruning/16_scopes.ipynb #4837c3b7
 def prune(
     scores: Mapping[str, Tensor],  # by parameter name, higher = keep
     mask: Mask,  # the last mask; what it pruned stays pruned
     density: float,  # share of all weights to keep, 0 to 1
-    scope: str
-    | Callable = "global",  # 'global', 'layer', 'erk', another name of SCOPES, or a function of yours
-    layer_densities: Mapping[str, float]
-    | None = None,  # own density by layer ('fc3') or parameter ('fc3.weight')
+    scope: str | Callable = "global",  # a name of SCOPES, or a function of yours
+    layer_densities: Mapping[str, float] | None = None,  # own density by layer 'fc3' or parameter 'fc3.bias'
 ) -> Mask:  # nested in `mask`, exactly round(density × N) weights kept
     "Keep the weights with the highest scores; refuses NaN scores, unknown names and more weights than are left."
     return _prune_to(scores, mask, quotas(mask, density, scope, layer_densities))
 
-# %% ../../nbs/pruning/16_scopes.ipynb #a0a7b402
+# %% ../../nbs/pruning/16_scopes.ipynb #4d45c10f
 def _kept_by(mask: Mask, group: Group) -> int:
     "Weights that a mask keeps of a group, or of the block that has the fewest."
     if group.block is None:
         return sum(mask.kept_in[n] for n in group.names)
     return min(int(mask[n].flatten()[_places(n, mask[n], group.block)].sum(1).min()) for n in group.names)
 
-# %% ../../nbs/pruning/16_scopes.ipynb #7e511a3a
+
+def _on_the_way(
+    kept: int,  # weights at the start
+    goal: int,  # weights at the end
+    share: float,  # of the steps between that are done, above 0; 1: the last
+) -> int:
+    "Weights to keep after a share of the steps, falling exponentially."
+    return round(kept * (goal / kept) ** share) if kept else 0
+
+# %% ../../nbs/pruning/16_scopes.ipynb #7fa9e653
 def make_mask(
-    criterion: str | Callable[[Scoring], Mapping[str, Tensor]],  # a name of CRITERIA, or a function of yours
+    criterion: str | Callable[[Scoring], Mapping[str, Tensor]],  # name of CRITERIA, or a function
     scoring: Scoring,  # the network and its last mask
     density: float,  # share of all weights to keep, 0 to 1
-    scope: str
-    | Callable = "global",  # 'global', 'layer', 'erk', another name of SCOPES, or a function of yours
-    layer_densities: Mapping[str, float]
-    | None = None,  # own density by layer ('fc3') or parameter ('fc3.weight')
+    scope: str | Callable = "global",  # a name of SCOPES, or a function of yours
+    layer_densities: Mapping[str, float] | None = None,  # own density by layer 'fc3' or parameter 'fc3.bias'
 ) -> Mask:  # nested in the last mask, exactly round(density × N) weights kept
     "The next mask; refuses what `prune` refuses, and unknown criteria."
     score = CRITERIA.find(criterion)
     steps, mask = getattr(score, "steps", 1), scoring.mask
-    goal = [
-        (group := Group(*pair), _kept_by(mask, group))
-        for pair in quotas(mask, density, scope, layer_densities)
-    ]
+    goal = [Group(*group) for group in quotas(mask, density, scope, layer_densities)]
+    kept = [_kept_by(mask, group) for group in goal]
     for step in range(1, steps + 1):
-        now = [
-            group._replace(keep=round(kept * (group.keep / kept) ** (step / steps)) if kept else 0)
-            for group, kept in goal
-        ]
+        pairs = zip(goal, kept, strict=True)
+        now = [group._replace(keep=_on_the_way(n, group.keep, step / steps)) for group, n in pairs]
         mask = _prune_to(score(replace(scoring, mask=mask)), mask, now)
     return mask
