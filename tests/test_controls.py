@@ -18,6 +18,7 @@ from lottery_nb.workbench.follow import Follower
 from lottery_nb.workbench.charts import matrix_height
 from lottery_nb.workbench.forms import FIND, find_plan
 from lottery_nb.workbench.cell import cell_of
+from lottery_nb.results import plots, stats
 from lottery_nb.results.plots import accuracy_plot, training_plot, transfer_curves, transfer_plot
 from lottery_nb.results.report import findings, write_report
 from lottery_nb.rewinding.points import TRAINED
@@ -291,7 +292,7 @@ def test_names_that_mean_something_else_are_refused(name):
 
 def test_a_control_that_is_not_as_it_says_is_refused(own):
     with pytest.raises(
-        LotteryError, match="control 'reinit' is registered by lottery_nb.rewinding: choose another name"
+        LotteryError, match="control 'reinit' is registered by lottery_nb.rewinding.controls: choose another name"
     ):
         control("reinit", weights="kept", mask="kept")(own.bare)
     control("untrue", weights="kept", mask="kept")(lambda b: replace(b, mask=None))
@@ -312,12 +313,9 @@ def test_a_control_that_is_not_as_it_says_is_refused(own):
 def test_the_shell_lists_controls_and_takes_them_by_import(own, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["find", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert (
-        "half-signs: every second weight with the other sign" in told
-        and "package.module:name" in told
-        and "dense: no weight is pruned" not in told
-    )
+    text = " ".join(capsys.readouterr().out.split())
+    listed = text.partition("--controls LIST")[2]
+    assert "small-dense, half-signs" in listed and "package.module:name" in text
     quick = [
         "--source",
         "digits[0-4]@200",

@@ -228,9 +228,11 @@ def prunable(
     "Names of the parameters that may be pruned, in the model's order; refuses a pattern that fits nothing and a model that has none."
     names = {id(p): name for name, p in model.named_parameters()}
     if include is None:
-        chosen = {names.get(id(stored_weight(m))) for m in model.modules() if isinstance(m, PRUNABLE)}
+        chosen: set[str | None] = {
+            names.get(id(stored_weight(m))) for m in model.modules() if isinstance(m, PRUNABLE)
+        }
     else:
-        chosen = named_by(include, tuple(names.values()))
+        chosen = set(named_by(include, tuple(names.values())))
     if chosen and not head:
         if input_shape is None and head_layer is None:
             raise LotteryError(

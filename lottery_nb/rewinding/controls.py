@@ -164,10 +164,6 @@ class Controls(Registry):
         "Names to choose from in a search, where the dense network is trained anyway."
         return tuple(name for name in self.names if name != "dense")
 
-    def help_of(self, name: str) -> str:
-        "The line that tells a person what a control is; nothing is loaded for it."
-        return self[name].help if name in self else "of an installed package"
-
     def several(
         self,
         values: Iterable[Any],  # as a plan keeps them
