@@ -1,4 +1,4 @@
-"""What is no lesson of 16_cli: every command from flags to files, through `main` and as a process of its own; refusals are one line and exit status 2."""
+"""What is no lesson of 65_cli: every command from flags to files, through `main` and as a process of its own; refusals are one line and exit status 2."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from lottery_nb.core import LotteryError
 from lottery_nb.data.builtin import LAYOUTS, load_smallnorb
 from lottery_nb.doctor import PARTS, place_of
 from lottery_nb.pruning.schedules import cubic, geometric, linear, listed, one_shot
+from lottery_nb.runs import workers
 from lottery_nb.runs.reading import Run, write_plan
 from lottery_nb.plans.tickets import Ticket
 from lottery_nb.plans.find import FindPlan
@@ -89,7 +90,7 @@ def test_every_flag_reaches_the_plan(folder):
 def planned(monkeypatch, *flags):
     "The plan that a `find` line means."
     seen = []
-    monkeypatch.setattr("lottery_nb.cli.run", lambda plan, *rest: seen.append((plan, rest)))
+    monkeypatch.setattr("lottery_nb.runs.writing.run", lambda plan, *rest: seen.append((plan, rest)))
     monkeypatch.setattr("lottery_nb.cli.tell", lambda found: 0)
     assert main(["find", *flags]) == 0
     return seen[0]
@@ -413,7 +414,7 @@ def test_interrupting_is_no_traceback(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lottery_nb.cli.run", stop)
+    monkeypatch.setattr("lottery_nb.runs.writing.run", stop)
     status, _, err = shell(capsys, *FIND)
     assert status == 130 and err == "lottery find: stopped\n"
 
@@ -425,7 +426,55 @@ def test_help_teaches_with_an_example_that_parses(command, capsys):
     text = capsys.readouterr().out
     assert e.value.code == 0 and (f"lottery {command}" if command else "lottery demo") in text
     if command:
-        make_parser().parse_args(COMMANDS[command][3].split()[1:])
+        make_parser().parse_args(COMMANDS[command].example.split()[1:])
+
+
+HEAVY = ("torch", "numpy", "pandas", "plotly", "ipywidgets")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lottery_nb",
+        "from lottery_nb.cli import main; main(['--help'])",
+        *(f"from lottery_nb.cli import main; main([{name!r}, '--help'])" for name in COMMANDS),
+    ],
+)
+def test_help_imports_nothing_that_computes(code):
+    check = f"""
+import sys
+try:
+    {code}
+except SystemExit as e:
+    assert e.code == 0
+there = [name for name in {HEAVY} if name in sys.modules]
+assert not there, there
+"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_flags_that_are_shipped_are_those_of_fields_and_registries():
+    tool = Path(__file__).parents[1] / "tools" / "flags.py"
+    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("stale", ["[]", None])
+def test_flags_that_are_stale_or_lost_are_told(stale, tmp_path):
+    root = Path(__file__).parents[1]
+    (tmp_path / "lottery_nb").mkdir()
+    for path in (root / "lottery_nb").iterdir():
+        if path.name != "flags.json":
+            (tmp_path / "lottery_nb" / path.name).symlink_to(path)
+    if stale:
+        (tmp_path / "lottery_nb" / "flags.json").write_text(stale)
+    line = [sys.executable, root / "tools" / "flags.py", "--root", tmp_path]
+    done = subprocess.run([*line, "--check"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "lottery_nb/flags.json is stale: run python tools/flags.py\n"
+    subprocess.run(line, check=True)
+    written = (tmp_path / "lottery_nb" / "flags.json").read_text()
+    assert written == (root / "lottery_nb" / "flags.json").read_text()
 
 
 def test_names_with_blanks_may_be_quoted_too():
@@ -483,7 +532,7 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path):
 def test_a_run_is_resumed_on_the_device_that_is_asked_for(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
-        cli_module, "resume", lambda run, device, **how: asked.append((run, device)) or Run(tmp_path / "run")
+        workers, "resume", lambda run, device, **how: asked.append((run, device)) or Run(tmp_path / "run")
     )
     write_plan(FindPlan(), tmp_path / "run")
     assert (

@@ -46,7 +46,7 @@ GONE = {  # what had no use outside the package: tables and steps that are metho
     "panel": ("FOLDED_BY",),
     "plots": ("WHOLE",),
     "rewinding": ("RATED",),
-    "cli": ("add_recipe",),
+    "cli": ("TRAINS", "OUT", "add_recipe", "add_find", "add_transfer", "add_run", "add_bench", "add_paper"),
 }
 
 

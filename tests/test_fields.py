@@ -227,7 +227,8 @@ def test_a_record_of_somebody_else_tells_its_fields():
 def test_a_type_checker_finds_a_wrong_word(code, tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "use.py").write_text(
-        f"from lottery_nb.plans.find import FindPlan\nfrom lottery_nb.training import Recipe\nfrom lottery_nb.transfer import TransferPlan\n{code}\n"
+        f"from lottery_nb.plans.find import FindPlan\nfrom lottery_nb.engine.recipes import Recipe\n"
+        f"from lottery_nb.plans.transfer import TransferPlan\n{code}\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--ignore-missing-imports", str(tmp_path / "use.py")],

@@ -275,7 +275,7 @@ def test_forms_ask_for_what_is_needed():
 def test_hooks_are_commands_of_ones_own_environment():
     [local] = parsed(ROOT / ".pre-commit-config.yaml")["repos"]
     entries = {hook["id"]: hook["entry"].split() for hook in local["hooks"]}
-    assert local["repo"] == "local" and list(entries) == ["clean", "export", "readme", "ruff"]
+    assert local["repo"] == "local" and list(entries) == ["clean", "export", "flags", "readme", "ruff"]
     for hook in local["hooks"]:
         assert (
             hook["language"] == "system" and not hook["pass_filenames"] and re.compile(hook.get("files", ""))
@@ -283,7 +283,7 @@ def test_hooks_are_commands_of_ones_own_environment():
         assert (Path(sys.executable).parent / entries[hook["id"]][0]).exists() or entries[hook["id"]][
             0
         ] == "python"
-    assert (ROOT / entries["readme"][1]).exists()
+    assert all((ROOT / entries[hook][1]).exists() for hook in ("flags", "readme"))
     gate = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert " ".join(entries["ruff"]) in gate  # the hook asks what the gate asks
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

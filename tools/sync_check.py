@@ -2,7 +2,7 @@
 
     python tools/sync_check.py
 
-To mend: nbdev_clean && nbdev_export && python tools/readme.py && python tools/column.py
+To mend: nbdev_clean && nbdev_export && python tools/flags.py && python tools/readme.py && python tools/column.py
 """
 
 import argparse
