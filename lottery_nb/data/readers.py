@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALLNORB', 'SMALLNORB_MD5', 'MATRIX_TYPES', 'Layouts', 'SMALLNORB_HOME', 'DOWNLOADS', 'Raw', 'Texts', 'decode',
-           'Encoded', 'parquet_columns', 'read_parquet', 'read_idx', 'read_matrix', 'cache_folder', 'data_folders',
-           'find_files', 'look_for', 'fetch_smallnorb', 'download', 'locate']
+           'Encoded', 'parquet_columns', 'picture_bytes', 'read_parquet', 'read_idx', 'read_matrix', 'cache_folder',
+           'data_folders', 'find_files', 'look_for', 'fetch_smallnorb', 'download', 'locate']
 
 # %% ../../nbs/data/03_readers.ipynb #82d6cde2
 import gzip
@@ -153,6 +153,25 @@ def parquet_columns(
     names = (features.get(label) or {}).get("names")
     return image, label, tuple(map(str, names)) if names else None
 
+# %% ../../nbs/data/03_readers.ipynb #bca90418
+def picture_bytes(
+    cells: Any,  # a column of a pyarrow table: the bytes of each picture, or structs that hold them
+    image: str,  # its name
+    where: str,  # the file, as it reads in an error
+) -> Any:
+    "The bytes of each picture, as a pyarrow array; refuses a column that lacks some."
+    import pyarrow as pa
+
+    files, empty = cells, cells.null_count
+    if pa.types.is_struct(files.type) and len(files):
+        files = files.chunk(0).field("bytes")
+    binary = pa.types.is_binary(files.type) or pa.types.is_large_binary(files.type)
+    if binary and len(files) and not files.null_count and not empty:
+        return files
+    raise LotteryError(
+        f"column {image!r} of {where} does not hold the bytes of a picture in each row: store the pictures in the file, not their paths"
+    )
+
 # %% ../../nbs/data/03_readers.ipynb #938d8890
 def read_parquet(
     paths: Sequence[Path],  # one file, or the shards of one split in order
@@ -161,31 +180,19 @@ def read_parquet(
     channels: int | None = None,  # 1 or 3; None: as the first picture
 ) -> tuple[Encoded, Tensor, tuple[str, ...] | None]:
     "Pictures (still encoded), labels int64 [N] and class names; `LotteryError` when a column is not what it should be."
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     where = paths[0].name
     try:
         image, label, names = parquet_columns(pq.read_schema(paths[0]), image, label, where)
-        table = pa.concat_tables(
-            pq.read_table(p, columns=list({image, label})) for p in paths
-        ).combine_chunks()
+        shards = [pq.read_table(p, columns=list({image, label})) for p in paths]
+        table = pa.concat_tables(shards).combine_chunks()
     except (pa.ArrowException, OSError) as e:
         raise LotteryError(
             f"{where} cannot be read as parquet ({str(e).splitlines()[0][:120]}): give files in the Hugging Face image layout"
         ) from None
-    files, labels = table.column(image), table.column(label)
-    empty = files.null_count
-    if pa.types.is_struct(files.type) and len(files):
-        files = files.chunk(0).field("bytes")
-    if (
-        not len(files)
-        or not (pa.types.is_binary(files.type) or pa.types.is_large_binary(files.type))
-        or files.null_count
-        or empty
-    ):
-        raise LotteryError(
-            f"column {image!r} of {where} does not hold the bytes of a picture in each row: store the pictures in the file, not their paths"
-        )
+    files, labels = picture_bytes(table.column(image), image, where), table.column(label)
     if not pa.types.is_integer(labels.type) or labels.null_count:
         raise LotteryError(
             f"column {label!r} of {where} is {labels.type} with {labels.null_count} empty cells: give whole numbers from 0"
@@ -215,7 +222,6 @@ SMALLNORB = {
     "train": "smallnorb-5x46789x9x18x6x2x96x96-training",
     "test": "smallnorb-5x01235x9x18x6x2x96x96-testing",
 }
-
 "The makers' file names, without `-dat.mat.gz`, `-cat.mat.gz` and `-info.mat.gz`."
 
 SMALLNORB_MD5 = {  # of the packed and of the unpacked file, as published
@@ -228,7 +234,6 @@ SMALLNORB_MD5 = {  # of the packed and of the unpacked file, as published
 }
 
 MATRIX_TYPES = {0x1E3D4C55: "u1", 0x1E3D4C54: "<i4", 0x1E3D4C51: "<f4", 0x1E3D4C53: "<f8", 0x1E3D4C56: "<i2"}
-
 "Magic number of a matrix file -> its type, as numpy writes it."
 
 # %% ../../nbs/data/03_readers.ipynb #26006548
@@ -261,12 +266,11 @@ def data_folders() -> tuple[Path, ...]:
     given = [Path(p).expanduser() for p in os.environ.get("LOTTERY_DATA", "").split(os.pathsep) if p]
     return (*given, cache_folder(), Path("/usr/share/datasets"))
 
-# %% ../../nbs/data/03_readers.ipynb #da8107d0
+# %% ../../nbs/data/03_readers.ipynb #e35e67f7
 Layouts = Sequence[tuple[Sequence[str], Callable[[list[list[Path]]], Raw]]]
-
 "Pairs of glob patterns, relative to a data folder, and the reader for what they match."
 
-# %% ../../nbs/data/03_readers.ipynb #e35e67f7
+
 def find_files(
     layouts: Layouts,  # what may be there, the best first
 ) -> tuple[Callable[[list[list[Path]]], Raw], list[list[Path]]] | None:
@@ -289,6 +293,7 @@ def look_for(
 # %% ../../nbs/data/03_readers.ipynb #c9bd7997
 SMALLNORB_HOME = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/"
 
+
 def fetch_smallnorb() -> None:
     "Fetch the makers' six files, 260 MB, each checked by its MD5; one that is there already is not fetched again."
     from torchvision.datasets.utils import download_url
@@ -298,6 +303,7 @@ def fetch_smallnorb() -> None:
         download_url(
             f"{SMALLNORB_HOME}{SMALLNORB[side]}-{kind}.mat.gz", cache_folder() / "smallnorb", md5=packed
         )
+
 
 DOWNLOADS = {"MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "CIFAR10": "cifar-10-batches-py"}
 "torchvision's data sets -> the folder that each makes."
@@ -333,9 +339,8 @@ def locate(
         try:
             download(download_as)
         except (OSError, RuntimeError) as e:
-            failure = (
-                f" and the download failed ({str(e).splitlines()[0][:100] if str(e) else type(e).__name__})"
-            )
+            why = str(e).splitlines()[0][:100] if str(e) else type(e).__name__
+            failure = f" and the download failed ({why})"
         raw = look_for(layouts)
     if raw is not None:
         return raw
