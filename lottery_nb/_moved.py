@@ -48,6 +48,7 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
+    "follow.OVER": "ENDED",
     "forms.KINDS": "SCHEDULES",
     "forms.LARGEST": "MAX_PARAMETERS",
     "forms.LONG": "WARN_EXAMPLES",

@@ -72,6 +72,7 @@ def test_a_room_is_found_in_its_wing_before_any_old_name():
     "module, name, place",
     [
         ("live", "plain", "workbench.live.to_json"),
+        ("follow", "OVER", "workbench.charts.ENDED"),
         ("panel", "plain", "workbench.forms.beside"),
         ("forms", "KINDS", "pruning.schedules.SCHEDULES"),
         ("forms", "devices", "workbench.cost.device_choices"),

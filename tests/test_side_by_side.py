@@ -79,7 +79,7 @@ def test_a_second_look_reads_nothing_again(found, monkeypatch):
         workbench_compare.overlap_figure([found.path]),
     )
     for name in ("conditions", "pairs_of"):
-        monkeypatch.setattr(many_runs, name, lambda *_: pytest.fail("computed again"))
+        monkeypatch.setattr(workbench_compare, name, lambda *_: pytest.fail("computed again"))
     assert (
         workbench_compare.verdict_table(Run(found.path)).equals(first)
         and workbench_compare.overlap_figure([found.path]) == fig
@@ -92,7 +92,7 @@ def test_results_of_a_run_are_read_once(found, monkeypatch):
     frame, table = workbench_compare.frame_of(found.path), workbench_compare.results_table(found.path, "loss")
     assert frame.equals(found.frame) and table.equals(short_table(frame, metric="loss"))
     for name in ("Run", "short_table"):
-        monkeypatch.setattr(many_runs, name, lambda *_, **__: pytest.fail("read again"))
+        monkeypatch.setattr(workbench_compare, name, lambda *_, **__: pytest.fail("read again"))
     frame.loc[:, "value"] = -1.0
     assert (workbench_compare.frame_of(found.path)["value"] >= 0).all() and workbench_compare.results_table(
         found.path, "loss"
@@ -128,7 +128,7 @@ def test_a_run_whose_networks_all_diverged_waits_for_nothing(tmp_path, draw):
         ).path
     )
     lost.read()
-    fig = getattr(follow, draw)(lost)
+    fig = getattr(workbench_charts, draw)(lost)
     said = fig.layout.annotations[0].text.replace("<br>", " ")
     assert (
         not fig.data
