@@ -393,8 +393,8 @@ def live_targets(f: Follower) -> go.Figure:
     fig = make_subplots(1, len(targets), subplot_titles=titles, horizontal_spacing=gap)
     seen: set[str] = set()
     for col, target in enumerate(targets, 1):
-        for role, *results in _on_target(f, frame, target):
-            look = _dots(role, *results) | dict(name=role_name(f, role), showlegend=role not in seen)
+        for role, x, y, state in _on_target(f, frame, target):
+            look = _dots(role, x, y, state) | dict(name=role_name(f, role), showlegend=role not in seen)
             fig.add_scatter(**look, row=1, col=col)
             seen.add(role)
     densities = pd.Series([1.0, *(t.density for t in f.plan.tickets)])
