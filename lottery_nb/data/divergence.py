@@ -18,8 +18,14 @@ from .domains import domain as domain_of, Domain, vocabulary
 
 # %% ../../nbs/data/10_divergence.ipynb #af9e26b3
 MEASURED = {
-    "text": "Jensen-Shannon divergence of how often each piece of one vocabulary occurs in the training texts; bits, 0 equal, 1 nothing in common",
-    "image": "Jensen-Shannon divergence of how often each of 16 equal steps from black to white occurs in the training pictures, wherever; bits, 0 equal, 1 nothing in common",
+    "text": (
+        "Jensen-Shannon divergence of how often each piece of one vocabulary occurs in the training texts; "
+        "bits, 0 equal, 1 nothing in common"
+    ),
+    "image": (
+        "Jensen-Shannon divergence of how often each of 16 equal steps from black to white occurs in the "
+        "training pictures, wherever; bits, 0 equal, 1 nothing in common"
+    ),
 }
 "What `divergence` measures, by modality."
 
@@ -39,7 +45,7 @@ def frequencies(
 def divergence(
     domains: "Iterable[str | Domain]",  # all of text, or all of pictures
     words: Vocabulary
-    | None = None,  # that cuts the texts; None: the one that all of them are read with, else a joint one made of them
+    | None = None,  # that cuts texts; None: the one that all are read with, else a joint one
 ) -> pd.DataFrame:
     "Square table of divergences in bits between the training splits; `.attrs['measured']` says of what. Refuses texts beside pictures, and fewer than two domains."
     several = [domain_of(d) for d in domains]
@@ -54,13 +60,11 @@ def divergence(
         )
     kind = kinds.pop()
     if kind == "text" and words is None:
-        read = {d.vocabulary for d in several if d.reads_its_own}
-        words = (
-            read.pop() if len(read) == 1 and all(d.reads_its_own for d in several) else vocabulary(several)
-        )
+        own = {d.vocabulary if d.reads_its_own else None for d in several}
+        words = own.pop() if len(own) == 1 else None
+        words = words or vocabulary(several)
     shares = [frequencies(d, words) for d in several]
-    table = pd.DataFrame(
-        [[float(jensenshannon(p, q, base=2)) ** 2 for q in shares] for p in shares], names, names
-    )
+    rows = [[float(jensenshannon(p, q, base=2)) ** 2 for q in shares] for p in shares]
+    table = pd.DataFrame(rows, names, names)
     table.attrs["measured"] = MEASURED[kind]
     return table

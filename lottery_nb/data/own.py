@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['with_channels', 'white_of', 'to_bytes', 'to_labels', 'own_domain', 'to_tensor', 'from_arrays', 'from_texts',
-           'file_of', 'picture_cells', 'from_frame', 'folder_pair', 'from_folder', 'from_parquet', 'several',
-           'from_tables', 'from_csv', 'from_dataset', 'save_domain', 'load_domain']
+           'file_of', 'picture_cells', 'array_of', 'from_frame', 'folder_pair', 'from_folder', 'several',
+           'from_parquet', 'from_tables', 'from_csv', 'from_dataset', 'save_domain', 'load_domain']
 
 # %% ../../nbs/data/09_own.ipynb #6b43073b
 import re
@@ -118,11 +118,8 @@ def own_domain(
             f"class {(few or names or ['?'])[0]!r} of {name} has fewer than two training {what} or stands alone: give each of two or more classes at least two"
         )
     held = test and (test[0], to_labels(test[1], names, len(test[0]), f"the test {what} of {name}")[0])
-    return Domain(
-        spec,
-        validation,
-        raw=Raw(x, labels, names, held, "own data" if test else f"own data without test {what}"),
-    )
+    note = "own data" if test else f"own data without test {what}"
+    return Domain(spec, validation, raw=Raw(x, labels, names, held, note))
 
 # %% ../../nbs/data/09_own.ipynb #0a231657
 def to_tensor(
@@ -226,10 +223,14 @@ def picture_cells(
         raise LotteryError(
             f"picture {files.index(None)} of {where} is {type(cells[files.index(None)]).__name__} and others are files: give all in one form"
         )
-    return [
-        np.asarray(c.convert("L" if c.mode in ("1", "L", "LA") else "RGB")) if hasattr(c, "getbands") else c
-        for c in cells
-    ]
+    return [array_of(c) if hasattr(c, "getbands") else c for c in cells]
+
+
+def array_of(
+    picture: Any,  # a Pillow image
+) -> np.ndarray:
+    "Its pixels, grey or RGB."
+    return np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
 
 # %% ../../nbs/data/09_own.ipynb #cbc185fe
 def from_frame(
@@ -251,14 +252,12 @@ def from_frame(
                 raise LotteryError(
                     f"{what} has no column {column!r}: its columns are {', '.join(map(str, table.columns))}"
                 )
-        return to_texts(table[text], what) if text else picture_cells(table[image], what, channels), table[
-            label
-        ].to_list()
+        cells = to_texts(table[text], what) if text else picture_cells(table[image], what, channels)
+        return cells, table[label].to_list()
 
     x, y = pair(frame, f"the frame of {name}")
-    return (from_texts if text else from_arrays)(
-        x, y, None if test is None else pair(test, f"the test frame of {name}"), classes, name, validation
-    )
+    held = None if test is None else pair(test, f"the test frame of {name}")
+    return (from_texts if text else from_arrays)(x, y, held, classes, name, validation)
 
 # %% ../../nbs/data/09_own.ipynb #902133c8
 def folder_pair(
@@ -295,14 +294,19 @@ def from_folder(
     split = (root / "train").is_dir()
     x, y, classes = folder_pair(root / "train" if split else root, channels)
     test = folder_pair(root / "test", x.shape[1], classes)[:2] if split and (root / "test").is_dir() else None
-    return from_arrays(
-        x,
-        y,
-        test,
-        classes,
-        name or re.sub(r"[^\w.-]|^[^A-Za-z0-9]", "-", root.resolve().name).lstrip("-") or "own",
-        validation,
-    )
+    called = re.sub(r"[^\w.-]|^[^A-Za-z0-9]", "-", root.resolve().name).lstrip("-")
+    return from_arrays(x, y, test, classes, name or called or "own", validation)
+
+# %% ../../nbs/data/09_own.ipynb #6d7f3f51
+def several(
+    files: "str | Path | Sequence[str | Path]",  # one path, or more
+    name: str,  # the domain, as it reads in an error
+) -> list[Path]:
+    "The paths; `LotteryError` when there are none."
+    paths = [Path(p) for p in ([files] if isinstance(files, (str, Path)) else files)]
+    if not paths:
+        raise LotteryError(f"no files were given for {name}: give at least one path")
+    return paths
 
 # %% ../../nbs/data/09_own.ipynb #06e9d936
 def from_parquet(
@@ -327,17 +331,6 @@ def from_parquet(
     x, y, names = read(train)
     return from_arrays(x, y, None if test is None else read(test)[:2], classes or names, name, validation)
 
-# %% ../../nbs/data/09_own.ipynb #6d7f3f51
-def several(
-    files: "str | Path | Sequence[str | Path]",  # one path, or more
-    name: str,  # the domain, as it reads in an error
-) -> list[Path]:
-    "The paths; `LotteryError` when there are none."
-    paths = [Path(p) for p in ([files] if isinstance(files, (str, Path)) else files)]
-    if not paths:
-        raise LotteryError(f"no files were given for {name}: give at least one path")
-    return paths
-
 # %% ../../nbs/data/09_own.ipynb #f9d79530
 def from_tables(
     train: "str | Path | Sequence[str | Path]",  # a file, or the parts of the training split in order
@@ -351,9 +344,8 @@ def from_tables(
     "A domain of the texts in files of tables."
 
     def pair(files):
-        table = pd.concat(
-            [read_table(path, columns, kind) for path in several(files, name)], ignore_index=True
-        )
+        tables = [read_table(path, columns, kind) for path in several(files, name)]
+        table = pd.concat(tables, ignore_index=True)
         return to_texts(table[columns[0]], name), table[columns[1]].to_list()
 
     x, y = pair(train)
@@ -376,8 +368,7 @@ def from_csv(
 def from_dataset(
     train: Any,  # a torch Dataset (or any sequence) of (picture, label)
     test: Any = None,  # the same for test pictures
-    classes: Sequence[str]
-    | None = None,  # names of the classes; None: the data set's `classes` where it has them
+    classes: Sequence[str] | None = None,  # names of the classes; None: the data set's own
     name: str = "own",  # what tables and files call it
     validation: float = 0.1,  # share of each training class that validates
 ) -> Domain:
@@ -389,23 +380,16 @@ def from_dataset(
             raise LotteryError(
                 f"{what} does not give (picture, label) for each place: wrap it so that it does"
             )
-        return picture_cells([item[0] for item in items], what), [
-            item[1].item() if isinstance(item[1], Tensor) else item[1] for item in items
-        ]
+        labels = [y.item() if isinstance(y, Tensor) else y for y in (item[1] for item in items)]
+        return picture_cells([item[0] for item in items], what), labels
 
     x, y = pair(train, f"the data set of {name}")
-    return from_arrays(
-        x,
-        y,
-        None if test is None else pair(test, f"the test data set of {name}"),
-        classes or getattr(train, "classes", None),
-        name,
-        validation,
-    )
+    held = None if test is None else pair(test, f"the test data set of {name}")
+    return from_arrays(x, y, held, classes or getattr(train, "classes", None), name, validation)
 
 # %% ../../nbs/data/09_own.ipynb #5a6bdc4c
 def save_domain(
-    domain: Domain,  # any; the complete data behind it is written, so that classes and limits still apply (a vocabulary given by hand is not)
+    domain: Domain,  # all data behind it is written, so that classes and limits still apply, but no vocabulary
     path: str | Path,  # the file to write
 ) -> Path:
     "Write a domain to one `.safetensors` file; the same domain always gives the same bytes."
@@ -414,22 +398,16 @@ def save_domain(
         raise LotteryError(
             f"domain {domain.name!r} is normalised by other statistics: save it without, and give them again after loading"
         )
-    parts = {"x": raw.x, "y": raw.y, "held_out": raw.held_out} | dict(
-        zip(("test_x", "test_y"), raw.test or (), strict=False)
-    )
+    parts = {"x": raw.x, "y": raw.y, "held_out": raw.held_out}
+    parts |= dict(zip(("test_x", "test_y"), raw.test or (), strict=False))
     whole: dict[str, Tensor] = {}
     for key, part in parts.items():
         if isinstance(part, Texts):
             whole |= dict(zip((key, f"{key}_ends"), part.packed(), strict=True))
         elif part is not None:
             whole[key] = part[torch.arange(len(part))] if isinstance(part, Encoded) else part
-    about = {
-        "spec": domain.spec,
-        "validation": domain.held_out,
-        "target": domain.target,
-        "classes": raw.classes,
-        "note": raw.note,
-    }
+    about = {"spec": domain.spec, "validation": domain.held_out, "target": domain.target}
+    about |= {"classes": raw.classes, "note": raw.note}
     return write_tensors(path, whole, {"domain": to_plain(about)})
 
 # %% ../../nbs/data/09_own.ipynb #0a56745b
@@ -448,13 +426,8 @@ def load_domain(
             return Texts.unpacked(tensors[key], tensors[f"{key}_ends"]) if text else tensors[key]
 
         test = (rows("test_x"), tensors["test_y"]) if "test_x" in tensors else None
-        checked: Any = (from_texts if text else from_arrays)(
-            rows("x"), tensors["y"], test, about["classes"], "it", about["validation"]
-        ).raw
-        raw = replace(checked, note=str(about["note"]), held_out=tensors.get("held_out"))
-        return Domain(
-            about["spec"],
-            about["validation"],
-            about["target"] and check_shape(about["target"], "it", "text" if text else "image"),
-            raw=raw,
-        )
+        make: Any = from_texts if text else from_arrays
+        read = make(rows("x"), tensors["y"], test, about["classes"], "it", about["validation"])
+        raw = replace(read.raw, note=str(about["note"]), held_out=tensors.get("held_out"))
+        target = about["target"] and check_shape(about["target"], "it", "text" if text else "image")
+        return Domain(about["spec"], about["validation"], target, raw=raw)
