@@ -262,7 +262,7 @@ def test_data_that_are_nowhere_are_the_fault_of_the_source(monkeypatch, tmp_path
     monkeypatch.setenv("LOTTERY_DATA", str(tmp_path))
     monkeypatch.setenv("LOTTERY_DOWNLOAD", "0")
     monkeypatch.setattr("lottery_nb.data.readers.data_folders", lambda: (tmp_path,))
-    monkeypatch.setattr("lottery_nb.domains.data_folders", lambda: (tmp_path,))
+    monkeypatch.setattr("lottery_nb.data.domains.data_folders", lambda: (tmp_path,))
     values = FIND | dict(source="smallnorb", part="[0-3]")
     with pytest.raises(NotFound) as e:
         looked_at(find_plan(values))

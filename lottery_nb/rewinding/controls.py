@@ -48,8 +48,8 @@ class Control(Role):
     "A role that begins with what a function makes of the ticket's beginning."
 
     make: Callable[[Beginning], Beginning] = field(kw_only=True, repr=False)
-    weights: str = ""  # 'kept' or 'drawn'; '': nothing was said
-    mask: str = ""  # 'kept', 'drawn' or 'none'; '': nothing was said
+    weights: str = ""  # 'kept' or 'drawn'; '': not stated
+    mask: str = ""  # 'kept', 'drawn' or 'none'; '': not stated
     tuned: tuple[str, str] = ("", "")  # colour and marker at its best learning rate
     fresh_is: str = ""  # the role that it would be with fresh weights, and so is not trained from them
 
@@ -58,20 +58,22 @@ class Control(Role):
         begun = self.make(begin)
         if begin.mask is None:
             return begun
-        seen = "kept" if begun.mask == begin.mask else "drawn"
-        seen = "none" if begun.mask is None else seen
-        if self.mask and seen not in (self.mask, "kept" if self.mask == "drawn" else ""):
+        mask = "kept" if begun.mask == begin.mask else "drawn"
+        if begun.mask is None:
+            mask = "none"
+        drawn_alike = (self.mask, mask) == ("drawn", "kept")  # a draw may give what was there
+        if self.mask and mask != self.mask and not drawn_alike:
             raise LotteryError(
-                f"control {self.name!r} is registered with mask={self.mask!r} and its mask is {seen!r}: register it as it is"
+                f"control {self.name!r} is registered with mask={self.mask!r} and its mask is {mask!r}: register it as it is"
             )
-        if not self.mask and seen == "none" and begun.network == begin.network:
+        if not self.mask and mask == "none" and begun.network == begin.network:
             raise LotteryError(
                 f"control {self.name!r} keeps every weight: register it with @control({self.name!r}, weights=…, mask='none', whole=True)"
             )
         return begun
 
     def keeps(self, begin: Beginning, begun: Beginning) -> bool:
-        "Whether it has the ticket's weights; where nothing was said, whether any of them is in it."
+        "Whether it has the ticket's weights; where that is not stated, whether any of them is in it."
         if self.weights:
             return self.weights == "kept"
         pairs = [(w, begun.start.weights.get(n)) for n, w in begin.start.weights.items() if w.ndim > 1]
