@@ -7,8 +7,8 @@ __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'Lo
            'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded', 'field_in',
            'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
            'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'data',
-           'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'from_plain', 'canonical', 'one_text',
-           'density_text', 'time_text', 'fits']
+           'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical', 'one_text', 'from_plain',
+           'density_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -31,18 +31,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-    Literal,
-    TypeVar,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, dataclass_transform, get_args, get_origin, Literal, TypeVar
 
 from ._moved import served
 
@@ -127,7 +116,8 @@ def deprecated(
     level: int = 3,  # whose line is told: 3 is the caller of the function, or the importer of the module, that warns
 ) -> None:
     "Warn that a name has moved; for the `__getattr__` or the body of the module that it has left."
-    sentence = f"{name} has moved: use {use} (the old name has been deprecated since {since} and goes in the version after it)"
+    goes = f"the old name has been deprecated since {since} and goes in the version after it"
+    sentence = f"{name} has moved: use {use} ({goes})"
     warnings.warn(sentence, DeprecationWarning, stacklevel=level)
 
 
@@ -356,7 +346,7 @@ def seed_for(
     text = json.dumps([seed, *purpose]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
-# %% ../nbs/00_core.ipynb #9a0faf88
+
 def generator(
     seed: int,  # the experiment's seed
     *purpose: str | int,  # what the draw is for
@@ -436,7 +426,7 @@ def fields_text(
     lines = [f"{f.name}: {f.metadata['help']}" for f in dataclasses.fields(cls) if "help" in f.metadata]  # type: ignore[arg-type]
     return "\n".join(lines)
 
-# %% ../nbs/00_core.ipynb #5a706847
+
 T = TypeVar("T")
 DATA = Registry("kind of record", imports=False)
 "Classes that `from_plain` may build."
@@ -559,6 +549,18 @@ def to_plain(value: Any) -> Any:
         f"{value!r} cannot be written to a file: give a plain value, a record of this package, or a function that a module holds"
     )
 
+# %% ../nbs/00_core.ipynb #6d092a54
+def canonical(value: Any) -> str:
+    "The one JSON text of a value: sorted keys, no spaces, so that equal values have equal texts."
+    return one_text(to_plain(value))
+
+
+def one_text(
+    plain: Any,  # from `to_plain`, or read from JSON
+) -> str:
+    "The one JSON text of plain data."
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 # %% ../nbs/00_core.ipynb #27224067
 def from_plain(value: Any) -> Any:
     "The value that `to_plain` wrote; refuses an unknown class, unknown fields and what a class cannot hold."
@@ -584,20 +586,8 @@ def from_plain(value: Any) -> Any:
     finally:
         READING.reset(before)
 
-# %% ../nbs/00_core.ipynb #6d092a54
+
 DATA.register("Reference")(Reference)
-
-
-def canonical(value: Any) -> str:
-    "The one JSON text of a value: sorted keys, no spaces, so that equal values have equal texts."
-    return one_text(to_plain(value))
-
-
-def one_text(
-    plain: Any,  # from `to_plain`, or read from JSON
-) -> str:
-    "The one JSON text of plain data."
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 # %% ../nbs/00_core.ipynb #620e2d3b
 def density_text(
@@ -615,40 +605,3 @@ def time_text(
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-# %% ../nbs/00_core.ipynb #aeb6baca
-def fits(
-    value: Any,  # as JSON gave it
-    kind: Any,  # the type of a field
-) -> bool:
-    "Whether a value is of a type; a whole number that a table cannot hold is of none, and what cannot be checked fits."
-    if isinstance(value, int) and abs(value) >= 2**63:
-        return False
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return any(fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    wider = {float: (int, float), tuple: (tuple, list)}
-    with suppress(TypeError):
-        return isinstance(value, wider.get(origin or kind, origin or kind))
-    return True
-
-
-@functools.cache
-def _types(cls: type) -> dict[str, Any]:
-    "The types of a dataclass's fields."
-    try:
-        hints = get_type_hints(cls)
-    except (NameError, TypeError, AttributeError):  # names that only a type checker sees
-        hints = {}
-    return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(cls)}
-
-# %% ../nbs/00_core.ipynb #08e3265c
-def _in_words(name: str, facts: Mapping[str, Any]) -> str:
-    "A kind of event that nobody put into words."
-    text = ", ".join(f"{key} {value!r}" for key, value in facts.items())
-    return f"{name}: {text}"[:200] if text else name
-
-# %% ../nbs/00_core.ipynb #f50172c8
-_OUTER = ("t", "event")  # names on a line of a log that are no field of an event

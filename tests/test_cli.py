@@ -14,7 +14,7 @@ import tiny
 from lottery_nb import cli as cli_module
 from lottery_nb.cli import COMMANDS, main, make_parser, numbers, recipe_from, schedule_from, words
 from lottery_nb.core import LotteryError
-from lottery_nb.data.builtin import LAYOUTS, load_smallnorb
+from lottery_nb.data.builtin import FILE_LAYOUTS, load_smallnorb
 from lottery_nb.doctor import PARTS, place_of
 from lottery_nb.pruning.schedules import cubic, geometric, linear, listed, one_shot
 from lottery_nb.runs import workers
@@ -630,7 +630,7 @@ def test_the_doctor_finds_the_files_that_would_be_read(home, monkeypatch):
     for split in ("train", "test"):
         (home / "smallnorb-subset" / f"a-{split}.parquet").write_bytes(b"")
     assert place_of("smallnorb").endswith("smallnorb-subset, 2 files, 0.0 MB")
-    for part in LAYOUTS["smallnorb"][0][0][0]:  # the makers' files come first, wherever they lie
+    for part in FILE_LAYOUTS["smallnorb"][0][0][0]:  # the makers' files come first, wherever they lie
         (home / part).parent.mkdir(exist_ok=True)
         (home / part).write_bytes(b"")
     assert place_of("smallnorb").endswith("smallnorb, 6 files, 0.0 MB")

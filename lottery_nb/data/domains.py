@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'Part', 'check_shape', 'check_holds', 'modality_of', 'is_portable', 'as_plain', 'cut_with', 'normalised_like',
-           'thumbnails_of', 'samples_of', 'as_text', 'inputs_of', 'Domain', 'check_modality', 'domain', 'imported',
+           'thumbnails_of', 'samples_of', 'domain_text', 'inputs_of', 'Domain', 'check_modality', 'domain', 'imported',
            'read_raw', 'shifted', 'found_of', 'content_of', 'fitted', 'for_plan', 'register_domain', 'vocabulary',
            'joint_vocabulary', 'vocabulary_of', 'in_pieces']
 
@@ -24,6 +24,8 @@ from torch import Tensor
 from ..core import BY_IMPORT, check_number, DATA, fingerprint, LotteryError, T, to_plain
 from .readers import data_folders, Raw, Texts
 from .texts import COVERAGE, encode, kept_vocabulary, PIECES, Vocabulary
+
+# %% ../../nbs/data/08_domains.ipynb #321ed37b
 from lottery_nb.data.batches import (
     adapt_pictures,
     adapter_names,
@@ -37,8 +39,6 @@ from lottery_nb.data.batches import (
     Split,
     split_positions,
 )
-
-# %% ../../nbs/data/08_domains.ipynb #321ed37b
 from .builtin import DOMAINS, Loader
 from lottery_nb.data.names import (
     check_name,
@@ -163,7 +163,7 @@ def samples_of(
     return [(texts.rows[i], domain.classes[int(y[i])]) for i in first_of_each(y, n).tolist()]
 
 # %% ../../nbs/data/08_domains.ipynb #209fe0cb
-def as_text(domain: "Domain") -> str:
+def domain_text(domain: "Domain") -> str:
     "A domain in one line: what it holds, once that is read."
     if "found" not in vars(domain):
         return f"Domain({domain.name!r}, not read yet)"
@@ -206,7 +206,7 @@ class Domain:
 
     modality = cached_property(modality_of)
     portable = property(is_portable)
-    plain, __repr__ = as_plain, as_text
+    plain, __repr__ = as_plain, domain_text
     train = Part[Split]("content", "What to train on.")
     validation = Part[Split]("content", "What to choose by.")
     test = Part[Split | None]("content", "What to report on; None where own data came without.")
