@@ -52,8 +52,8 @@ def click(page, text):
     page.locator(f"{BENCH} button", has_text=re.compile(rf"{text}\s*$")).last.click()
 
 
-def told(page):
-    return page.locator(".lottery-told").inner_text()
+def standing(page):
+    return page.locator(".lottery-standing").inner_text()
 
 
 def grows(page, chart, field="x", timeout=60):
@@ -96,7 +96,7 @@ def results(runs, pattern):
 
 
 def networks_done(page):
-    return int(re.search(r"(\d+) of \d+ networks", told(page))[1])
+    return int(re.search(r"(\d+) of \d+ networks", standing(page))[1])
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def visit(tmp_path):
     """The shipped notebook, open in JupyterLab, with an empty folder for runs."""
     folder = tmp_path / "lab"
     folder.mkdir()
-    shutil.copy(ROOT / "nbs" / "20_workbench.ipynb", folder / "workbench.ipynb")
+    shutil.copy(ROOT / "nbs" / "71_workbench.ipynb", folder / "workbench.ipynb")
     runs = folder / "lottery-runs"
     with (
         lab.server(folder, LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token),
@@ -157,13 +157,13 @@ def test_a_whole_visit(visit):
     lab.until(page, lambda: lab.points(page, "training") > 2)
     first, second = grows(page, "training"), grows(page, "accuracy")
     assert (
-        first[0] < first[1] and second[0] < second[1] and networks_done(page) == 0 and "running" in told(page)
+        first[0] < first[1] and second[0] < second[1] and networks_done(page) == 0 and "running" in standing(page)
     )
     assert page.evaluate(KERNEL_ANSWERS) == "ok"
 
     # Pause: nothing more comes
     click(page, "Pause")
-    lab.until(page, lambda: "paused" in told(page))
+    lab.until(page, lambda: "paused" in standing(page))
     at_rest = at_rest_in(page, "training")
     page.wait_for_timeout(1500)
     assert data(page, "training") == at_rest and len(at_rest[0][1]) > 2
@@ -179,7 +179,7 @@ def test_a_whole_visit(visit):
     # Resume: it goes on
     click(page, "Resume")
     grows(page, "training")
-    assert "running" in told(page)
+    assert "running" in standing(page)
 
     # Restart of the kernel: the view says so; the cell run again is back at the run, which never stopped
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
@@ -191,20 +191,20 @@ def test_a_whole_visit(visit):
         page,
         lambda: (
             page.locator(".lottery-gone:visible").count() == 0
-            and page.locator(".lottery-told").count() == 1
+            and page.locator(".lottery-standing").count() == 1
             and lab.points(page, "training") > 2
         ),
     )
-    assert "running" in told(page)
+    assert "running" in standing(page)
     grows(page, "training")
 
     # Stop and take up again: heatmap and mask fill in, and the run ends
     click(page, "Stop")
-    lab.until(page, lambda: "stopped" in told(page))
+    lab.until(page, lambda: "stopped" in standing(page))
     assert len(list(runs.glob("find-*/heartbeat"))) == 0
     click(page, "Resume")
     lab.until(page, lambda: lab.points(page, "layers", "z") > 0 and lab.points(page, "mask", "z") == 64, 120)
-    lab.until(page, lambda: "done" in told(page), 120)
+    lab.until(page, lambda: "done" in standing(page), 120)
     assert (
         networks_done(page) == 4 and page.evaluate(IN_VIEW, "training") and page.evaluate(IN_VIEW, "accuracy")
     )
@@ -228,11 +228,11 @@ def test_a_whole_visit(visit):
     go.click()
     lab.until(page, lambda: lab.points(page, "targets") > 0)
     grows(page, "targets")
-    assert "running" in told(page) and networks_done(page) < 10
+    assert "running" in standing(page) and networks_done(page) < 10
     lab.until(page, lambda: lab.points(page, "matrix", "z") > 0, 120)
     shot(page, "transfer")
     click(page, "Stop")
-    lab.until(page, lambda: "stopped" in told(page))
+    lab.until(page, lambda: "stopped" in standing(page))
 
     # Compare: curves, verdict, masks, and the ways out
     click(page, "Compare")
@@ -283,7 +283,7 @@ def test_in_notebook_7(tmp_path):
     """The shipped notebook outside JupyterLab: samples, charts, and a run whose points come in."""
     pytest.importorskip("notebook")
     runs = tmp_path / "lottery-runs"
-    shutil.copy(ROOT / "nbs" / "20_workbench.ipynb", tmp_path / "workbench.ipynb")
+    shutil.copy(ROOT / "nbs" / "71_workbench.ipynb", tmp_path / "workbench.ipynb")
     with (
         lab.server(tmp_path, "notebook", LOTTERY_RUNS=str(runs), OMP_NUM_THREADS="1") as (address, token),
         lab.browser(1400, 1000) as page,
@@ -301,5 +301,5 @@ def test_in_notebook_7(tmp_path):
         lab.until(page, lambda: lab.points(page, "training") > 2)
         grows(page, "training")
         click(page, "Stop")
-        lab.until(page, lambda: "stopped" in told(page))
+        lab.until(page, lambda: "stopped" in standing(page))
         assert page.faults[its_own:] == []

@@ -55,7 +55,7 @@ def turn_until(bench, what, timeout=90.0):
     deadline = time.monotonic() + timeout
     while not (found := what()):
         bench.tick()
-        assert time.monotonic() < deadline, (bench.trouble.value, bench.bar.told.value, bench.jobs.going)
+        assert time.monotonic() < deadline, (bench.trouble.value, bench.bar.status.value, bench.jobs.going)
         time.sleep(0.02)
     return found
 
@@ -153,18 +153,18 @@ def test_a_plan_that_would_take_years_is_told(tmp_path):
 @pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("<odd>")])
 def test_any_fault_of_the_look_at_a_form_is_told_and_goes(tmp_path, monkeypatch, error):
     bench = workbench_workbench.Workbench(home=tmp_path)
-    good = workbench_workbench.looked_at
+    good = workbench_find.looked_at
 
     def bad(plan):
         raise error
 
-    monkeypatch.setattr(workbench_workbench, "looked_at", bad)
+    monkeypatch.setattr(workbench_find, "looked_at", bad)
     tab = form_of(bench, width=0.5)
     assert (
         type(error).__name__ in tab.form.fields["network"].why and type(error).__name__ in bench.trouble.value
     )
     assert "Reading" not in tab.why.value and tab.go.disabled
-    monkeypatch.setattr(workbench_workbench, "looked_at", good)
+    monkeypatch.setattr(workbench_find, "looked_at", good)
     assert not form_of(bench, width=0.25).go.disabled and bench.trouble.value == ""
 
 

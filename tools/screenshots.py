@@ -87,11 +87,11 @@ def slide(page, label, presses):
         page.keyboard.press("ArrowRight" if presses > 0 else "ArrowLeft")
 
 
-def pause_amid_a_round(page, told):
+def pause_amid_a_round(page, standing):
     """Pause where curves have begun; a little later, where none have."""
     while True:
         click(page, "Pause")
-        lab.until(page, lambda: "paused" in told.inner_text())
+        lab.until(page, lambda: "paused" in standing.inner_text())
         page.wait_for_timeout(1500)
         if lab.points(page, "training") > 60:
             return
@@ -112,17 +112,17 @@ def visit(page, folder):
     lab.until(page, lambda: "examples/s; " in page.locator(".lottery-side").inner_text(), 120)
     shoot(page, folder, "find")
     page.locator(".lottery-bench button", has_text=re.compile(r"^\s*Run$")).first.click()
-    told, frames = page.locator(".lottery-told"), []
+    standing, frames = page.locator(".lottery-standing"), []
     film(
         page,
         frames,
-        lambda: told.count() and int((re.search(r"(\d+) of", told.inner_text()) or [0, 0])[1]) >= 32,
+        lambda: standing.count() and int((re.search(r"(\d+) of", standing.inner_text()) or [0, 0])[1]) >= 32,
     )
-    pause_amid_a_round(page, told)
+    pause_amid_a_round(page, standing)
     shoot(page, folder, "watch")
     click(page, "Resume")
-    lab.until(page, lambda: "running" in told.inner_text())
-    film(page, frames, lambda: "done" in told.inner_text())
+    lab.until(page, lambda: "running" in standing.inner_text())
+    film(page, frames, lambda: "done" in standing.inner_text())
     film(page, frames, iter((False, True)).__next__)
     develop(frames, folder / "watch.webp")
     click(page, "Transfer")
@@ -131,7 +131,7 @@ def visit(page, folder):
     for number in ("2", "4"):
         page.get_by_label(re.compile(rf"^{number}: ")).check()
     page.locator(".lottery-bench button:has-text('Run transfer'):enabled").click()
-    lab.until(page, lambda: "transfer" in told.inner_text() and "done" in told.inner_text(), 500)
+    lab.until(page, lambda: "transfer" in standing.inner_text() and "done" in standing.inner_text(), 500)
     page.wait_for_timeout(1500)
     shoot(page, folder, "transfer")
     click(page, "Compare")
