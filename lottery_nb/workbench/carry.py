@@ -16,7 +16,7 @@ import ipywidgets as w
 import pandas as pd
 import plotly.graph_objects as go
 
-# %% ../../nbs/workbench/55_carry.ipynb #5c6120b6
+# %% ../../nbs/workbench/55_carry.ipynb #7daa82b5
 from ..data.builtin import DOMAINS
 from ..data.names import SHIFTS
 from ..data.domains import domain
@@ -66,7 +66,7 @@ def transfer_fields() -> dict[str, dict[str, Field]]:
         "More about transfer": more_transfer_fields(),
     }
 
-# %% ../../nbs/workbench/55_carry.ipynb #d3dc407d
+# %% ../../nbs/workbench/55_carry.ipynb #4aa8796d
 def ticket_fields() -> dict[str, Field]:
     "Which tickets are carried."
     runs = pick("From run", [("no run with tickets yet", "")], "")
@@ -112,7 +112,7 @@ def likely_targets(
     whole = source.partition("@")[0]
     return [*(f"{whole}+{shift}" for shift in SHIFTS if shift != "banded"), *alike]
 
-# %% ../../nbs/workbench/55_carry.ipynb #6da5e258
+# %% ../../nbs/workbench/55_carry.ipynb #dd205210
 def missing_choice(
     values: Mapping[str, Any],  # of the form
     tickets: Sequence[Ticket],  # of the run that is chosen
@@ -191,7 +191,7 @@ class TransferTab:
             if value in {path for _, path in options}:
                 control.value = value
 
-# %% ../../nbs/workbench/55_carry.ipynb #4ab34818
+# %% ../../nbs/workbench/55_carry.ipynb #a7e6deb2
 def transfer_charts(bench: WorkbenchLike) -> dict[str, Any]:
     "Charts by name: how each is drawn, the parts of a run that it shows, and how it stands on the page."
 

@@ -23,7 +23,7 @@ import ipywidgets as w
 import pandas as pd
 import plotly.graph_objects as go
 
-# %% ../../nbs/workbench/56_compare.ipynb #7d7ccb50
+# %% ../../nbs/workbench/56_compare.ipynb #d19fc76c
 from ..core import LotteryError
 from ..events import TicketFound
 from ..files import RunFolder, safe_child, write_atomic
@@ -92,7 +92,7 @@ def add_legend(
         marker = dict(symbol=symbol_of(role), color="#6E7781", size=9)
         fig.add_scatter(**nothing, name=text_of(role), mode="markers", marker=marker)
 
-# %% ../../nbs/workbench/56_compare.ipynb #4d95f9db
+# %% ../../nbs/workbench/56_compare.ipynb #b08812d4
 def add_series(
     fig: go.Figure,
     rows: pd.DataFrame,  # of one run, domain, role and start, from `series_between`
@@ -143,7 +143,7 @@ def compared(
         name_once(fig)
     return with_axes(fig, rows, metric)
 
-# %% ../../nbs/workbench/56_compare.ipynb #ecdea0c0
+# %% ../../nbs/workbench/56_compare.ipynb #7d851c7e
 def name_once(fig: go.Figure) -> None:
     "Show each name once in the legend."
     seen: set[str] = set()
@@ -291,7 +291,7 @@ def overlap_figure(
     chance = "dotted: two random masks of the same layer densities"
     return styled(fig, "Do the masks agree?", f"{words}; {chance}")
 
-# %% ../../nbs/workbench/56_compare.ipynb #0a2acf7e
+# %% ../../nbs/workbench/56_compare.ipynb #21d8beaf
 def add_overlap(
     fig: go.Figure,
     layer: str,
@@ -443,7 +443,7 @@ class CompareTab:
         for name, fig in figures.items():
             self.bench.live.show(name, fig, "compare", label=fig.layout.title.text or name, height=380)
 
-# %% ../../nbs/workbench/56_compare.ipynb #24168924
+# %% ../../nbs/workbench/56_compare.ipynb #b6b0b043
 def export_buttons(tab: CompareTab) -> list[w.Button]:
     "A button for each way out."
 

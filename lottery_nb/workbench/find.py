@@ -22,7 +22,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
 
-# %% ../../nbs/workbench/53_find.ipynb #e994ce18
+# %% ../../nbs/workbench/53_find.ipynb #4fff9935
 from ..core import about, LotteryError
 from ..data.builtin import DOMAINS
 from ..data.domains import Domain, domain
@@ -34,9 +34,17 @@ from ..results.stats import density_text
 from ..results.style import styled, text_of
 from ..results.report import time_text
 from .forms import beside, FIND, find_field, find_plan, refusals, REWINDS, schedule_of
-from .cost import Cost, cost_key, devices, LONG, Looked, looked_at, measure
+from lottery_nb.workbench.cost import (
+    Cost,
+    cost_key,
+    device_choices,
+    WARN_EXAMPLES,
+    Looked,
+    looked_at,
+    measure,
+)
 
-# %% ../../nbs/workbench/53_find.ipynb #18839b64
+# %% ../../nbs/workbench/53_find.ipynb #eea6a4c6
 from lottery_nb.workbench.fields import (
     button,
     Checks,
@@ -77,7 +85,7 @@ def number(cls: type, name: str, label: str, step: float) -> Field:
     "A box for a number of the plan."
     return of(cls, name, w.FloatText(FIND[name], description=label, step=step))
 
-# %% ../../nbs/workbench/53_find.ipynb #3a076693
+# %% ../../nbs/workbench/53_find.ipynb #b28729c8
 def source_fields() -> dict[str, Field]:
     "Where tickets are found."
     part = w.Text(FIND["part"], description="Part and shift", placeholder="[0-4]+blur(1)@500")
@@ -156,7 +164,7 @@ def repeat_fields() -> dict[str, Field]:
 
 def find_fields() -> dict[str, dict[str, Field]]:
     "Sections and fields of the form that finds tickets."
-    device = Field(pick("Device", devices(), "auto"), "where the worker process trains")
+    device = Field(pick("Device", device_choices(), "auto"), "where the worker process trains")
     return {
         "Source": source_fields(),
         "Network": network_fields(),
@@ -168,7 +176,7 @@ def find_fields() -> dict[str, dict[str, Field]]:
         "Machine": {"device": device},
     }
 
-# %% ../../nbs/workbench/53_find.ipynb #07184dd4
+# %% ../../nbs/workbench/53_find.ipynb #d5873a51
 def show_asked(
     form: Form,
     asked: Sequence[str],  # numbers that the kind of schedule asks for
@@ -193,7 +201,7 @@ def picture(
     data = base64.b64encode(stored.getvalue()).decode()
     return f'<img alt="{escape(label)}" src="data:image/png;base64,{data}">'
 
-# %% ../../nbs/workbench/53_find.ipynb #ef5d9729
+# %% ../../nbs/workbench/53_find.ipynb #75a45045
 SAMPLES = 8  # pictures of a class
 TEXTS = 4  # texts in all, one of each class at least
 SHORT = 160  # characters of a text that are shown
@@ -304,7 +312,7 @@ def layers_figure(looked: Looked) -> go.Figure:
     words = f"{looked.parameters:,} in all, {share:.1%} may be pruned"
     return styled(fig, "Weights of the network", words)
 
-# %% ../../nbs/workbench/53_find.ipynb #851861f4
+# %% ../../nbs/workbench/53_find.ipynb #d09c7454
 def cost_text(
     looked: Looked | None,  # what the plan comes to; None: the data are being read
     cost: Cost | None,  # measured; None: not yet
@@ -322,7 +330,7 @@ def cost_text(
         seconds, memory = looked.images / max(cost.rate, 1e-9), f"{cost.memory / 2**30:.1f} GiB"
         rate = f"{cost.rate:,.0f} examples/s"
         text = f"About {time_text(seconds)} for {looked.arms} networks at {rate}; {memory} on {cost.device}."
-    if looked and looked.images > LONG:
+    if looked and looked.images > WARN_EXAMPLES:
         text += f" That is long: {time_text(looked.images / 1e6)} at a million examples a second."
     return text
 
@@ -417,7 +425,7 @@ def set_help(field: Field, help: str) -> None:
     field.help, field.why = help, "?"
     field.refuse()
 
-# %% ../../nbs/workbench/53_find.ipynb #c1527259
+# %% ../../nbs/workbench/53_find.ipynb #833c5ac5
 def show_no_source(
     tab: FindTab,
     why: str,  # UNREAD: a later form reads its source again

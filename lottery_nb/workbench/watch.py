@@ -58,7 +58,7 @@ def ticket_options(f: Follower | None) -> list[tuple[str, str]]:
         (f"round {e.round} · seed {e.seed} · {density_text(e.density)}", name) for name, e in tickets.items()
     ] or [("none yet", "")]
 
-# %% ../../nbs/workbench/54_watch.ipynb #c11fc815
+# %% ../../nbs/workbench/54_watch.ipynb #4e023739
 def ticket_mask(
     f: Follower,
     name: str,  # of a ticket; '': none is found yet
@@ -134,7 +134,7 @@ class WatchTab:
             self.which.options = options
             self.which.value = value
 
-# %% ../../nbs/workbench/54_watch.ipynb #b4a649b0
+# %% ../../nbs/workbench/54_watch.ipynb #daf13384
 Drawing = Callable[[Follower], go.Figure]
 
 

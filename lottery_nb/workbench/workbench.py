@@ -23,7 +23,7 @@ import ipywidgets as w
 import pandas as pd
 import psutil
 
-# %% ../../nbs/workbench/57_workbench.ipynb #3aa40c84
+# %% ../../nbs/workbench/57_workbench.ipynb #97a20ad1
 from ..core import LotteryError
 from ..events import RunFailed
 from ..files import RunFolder
@@ -48,7 +48,7 @@ def reason_of(
     "Why a run ended, with the name of its exception: 'ZeroDivisionError: division by zero'; no name where it is a refusal of ours."
     last = failed.traceback.rstrip().rpartition("\n")[2]
     ends = rf"(?:[\w.]+\.)?(\w+)(?:: {re.escape(failed.reason[:60])}.*)?"
-    ours = {kind.__name__ for kind in [LotteryError, *LotteryError.__subclasses__()]}
+    ours = {"LotteryError", *(kind.__name__ for kind in LotteryError.__subclasses__())}
     match = re.fullmatch(ends, last)
     if not match or match[1] in ours or match[1] == failed.reason.partition(":")[0]:
         return failed.reason
@@ -68,7 +68,7 @@ def error_html(error: BaseException | RunFailed) -> str:
     folded = f"<details>{summary}<pre>{escape(trace)}</pre></details>"
     return f'<div class="lottery-error" role="alert">{folded}</div>'
 
-# %% ../../nbs/workbench/57_workbench.ipynb #acb0a2b3
+# %% ../../nbs/workbench/57_workbench.ipynb #853b4329
 class Trouble(w.HTML):
     "The error that is shown, and what it is about."
 
@@ -141,7 +141,7 @@ def standing(
     line, name = escape(" · ".join(parts)), escape(f"{f.path.name}: {status}")
     return f'<div class="lottery-standing" title="{line}"><b>{name}</b><span>{line}</span></div>'
 
-# %% ../../nbs/workbench/57_workbench.ipynb #190fb3be
+# %% ../../nbs/workbench/57_workbench.ipynb #79a9c3fb
 ABLE = {
     "running": ("pause", "stop"),
     "paused": ("resume", "stop"),
@@ -236,7 +236,7 @@ NO_WIDGETS = (
     "(`lottery lab`, `lottery app`); this reader shows no widgets."
 )
 
-# %% ../../nbs/workbench/57_workbench.ipynb #5c10dfa9
+# %% ../../nbs/workbench/57_workbench.ipynb #3256441a
 class View(w.VBox):
     "What a person sees: the bar, an error, and below them the tab in front, beside its charts."
 
@@ -255,7 +255,7 @@ class View(w.VBox):
         self.tab_wide.children = (self.live, tab.wide) if above else (tab.wide, self.live)
         self.live.group = name
 
-# %% ../../nbs/workbench/57_workbench.ipynb #3f6ed81c
+# %% ../../nbs/workbench/57_workbench.ipynb #c2edf739
 def newest(
     home: Path,  # a folder of runs
 ) -> tuple[Path | None, bool]:
@@ -265,7 +265,7 @@ def newest(
     rows = alive if len(alive) else table.dropna(subset="last")
     return (Path(rows["path"].iloc[-1]) if len(rows) else None), len(alive) > 0
 
-# %% ../../nbs/workbench/57_workbench.ipynb #daf2ed51
+# %% ../../nbs/workbench/57_workbench.ipynb #e4c77e48
 def open_first(
     bench: "Workbench",
     run: Run | str | Path | None,  # None: the one at work, else the last one
