@@ -37,7 +37,7 @@ MOVED = {
     "rewinding": "rewinding.snapshots rewinding.points rewinding.controls",
     "runs": "files runs.log runs.reading runs.writing",
     "sparse_transfer": "papers.sparse_transfer",
-    "stacks": "engine.stacks workbench.compare",
+    "stacks": "engine.stacks",
     "stats": "core data.divergence results.stats results.tables",
     "tickets": "plans.tickets plans.find",
     "training": "engine.recipes engine.arms engine.trainer engine.layout engine.training",

@@ -47,6 +47,7 @@ GONE = {  # what had no use outside the package: tables and steps that are metho
     "plots": ("WHOLE",),
     "rewinding": ("RATED",),
     "cli": ("TRAINS", "OUT", "add_recipe", "add_find", "add_transfer", "add_run", "add_bench", "add_paper"),
+    "stacks": ("side_by_side",),
 }
 
 

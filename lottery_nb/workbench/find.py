@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SAMPLES', 'TEXTS', 'SHORT', 'SPLITS', 'UNREAD', 'of', 'choice', 'number', 'source_fields', 'network_fields',
-           'training_fields', 'more_training_fields', 'pruning_fields', 'more_pruning_fields', 'repeat_fields',
-           'find_fields', 'show_asked', 'picture', 'text_row', 'texts_html', 'balance', 'domain_facts', 'preview',
-           'schedule_figure', 'layers_figure', 'cost_text', 'FindTab', 'read_source', 'set_help', 'show_no_source',
-           'show_network', 'show_refusal', 'check_find', 'measure_cost']
+           'training_fields', 'more_training_fields', 'pruning_fields', 'more_pruning_fields', 'control_help',
+           'repeat_fields', 'find_fields', 'show_asked', 'picture', 'text_row', 'texts_html', 'balance', 'domain_facts',
+           'preview', 'schedule_figure', 'layers_figure', 'cost_text', 'FindTab', 'read_source', 'set_help',
+           'show_no_source', 'show_network', 'show_refusal', 'check_find', 'measure_cost']
 
 # %% ../../nbs/workbench/53_find.ipynb #bd830544
 import base64
@@ -149,9 +149,14 @@ def more_pruning_fields() -> dict[str, Field]:
     }
 
 # %% ../../nbs/workbench/53_find.ipynb #5a8f4e52
+def control_help(name: str) -> str:
+    "The line that tells a person what a control is; nothing is loaded for it."
+    return CONTROLS[name].help if name in CONTROLS else "of an installed package"
+
+
 def repeat_fields() -> dict[str, Field]:
     "Where networks go back to, how often all is repeated, and the controls."
-    controls = Checks("Controls", CONTROLS.beside_tickets, FIND["controls"], CONTROLS.help_of)
+    controls = Checks("Controls", CONTROLS.beside_tickets, FIND["controls"], control_help)
     return {
         "rewind": Field(pick("Rewind to", REWINDS, FIND["rewind"]), "where the kept weights go back to"),
         "rewind_at": Field(Count("Step or epoch", FIND["rewind_at"]), "of the first training"),
