@@ -525,7 +525,10 @@ class Page(workbench_live.Live):
     def send(self, content, buffers=None):
         content = json.loads(json.dumps(content, allow_nan=False))
         self.outbox.append((content, buffers))
-        unpack = lambda v: np.frombuffer(buffers[v["$"]]).tolist() if isinstance(v, dict) else v
+
+        def unpack(v):
+            return np.frombuffer(buffers[v["$"]]).tolist() if isinstance(v, dict) else v
+
         if content["all"]:
             self.page = {}
         for change in content["charts"]:
