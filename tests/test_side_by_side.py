@@ -187,3 +187,17 @@ def test_fresh_weights_have_a_name_in_watch(found, tmp_path):
         "fresh weights (reinit)" in {t.name for t in workbench_charts.live_targets(moved).data}
         and "fresh weights (reinit)" in workbench_charts.live_matrix(moved).data[0].y
     )
+
+
+def test_a_target_where_only_dense_is_done_has_no_matrix_yet(found, monkeypatch):
+    f = Follower(found.path)
+    dense, first = MOVED["role"] == "dense", MOVED["domain"] == "made-up target"
+    monkeypatch.setattr(workbench_follow.Follower, "status", "running")
+    monkeypatch.setattr(workbench_follow.Follower, "frame", MOVED[dense])
+    assert "waits for the first ticket" in workbench_charts.live_matrix(f).layout.annotations[0].text.replace(
+        "<br>", " "
+    )
+    monkeypatch.setattr(workbench_follow.Follower, "frame", MOVED[dense | first])
+    assert len(workbench_charts.live_matrix(f).data) == 1
+    monkeypatch.setattr(workbench_follow.Follower, "frame", MOVED)
+    assert len(workbench_charts.live_matrix(f).data) == 2

@@ -320,11 +320,13 @@ def shown_rows(f: Follower) -> pd.DataFrame:
 
 
 def live_matrix(f: Follower) -> go.Figure:
-    "The transfer matrix of the arms that are done."
+    "The transfer matrix of the arms that are done; a target has its part once there is more than dense."
     frame = shown_rows(f)
-    if len(frame):
-        return transfer_plot(frame, getattr(f.plan, "floor", None))
-    why = ended_without(f, "network") or "waits for the first network on a target"
+    compared = frame.loc[[not role_of(role).whole for role in frame["role"]], "domain"]
+    rows = frame[frame["domain"].isin(compared)]
+    if len(rows):
+        return transfer_plot(rows, getattr(f.plan, "floor", None))
+    why = ended_without(f, "ticket") or "waits for the first ticket on a target"
     return awaited("Accuracy on the targets", why)
 
 # %% ../../nbs/workbench/51_charts.ipynb #dbfd98ef
