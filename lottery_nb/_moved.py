@@ -12,7 +12,7 @@ from typing import Any
 
 MOVED = {
     "anatomy": "results.anatomy science.basins",
-    "bench": "bench.measure bench.page bench.race",
+    "bench": "bench.measure bench.pages bench.race",
     "core": "core events files",
     "data_files": "data.readers data.batches data.builtin",
     "data_texts": "data.texts data.builtin",

@@ -736,7 +736,7 @@ def paper_command(args: argparse.Namespace) -> int:
 )
 def bench_command(args: argparse.Namespace) -> int:
     "Measure and print the table, or make the peers' environment."
-    from lottery_nb.bench.page import table
+    from lottery_nb.bench.pages import table
     from lottery_nb.bench.race import bench, setup
 
     if args.setup:

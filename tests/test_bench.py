@@ -12,9 +12,9 @@ import pytest
 
 from lottery_nb.bench import race as bench_race
 from lottery_nb.bench import measure as bench_measure
-from lottery_nb.bench import page as bench_page
+from lottery_nb.bench import pages as bench_page
 from lottery_nb.bench.measure import job_for, Piece, pieces, SIZES, timed, write_pictures
-from lottery_nb.bench.page import page, read, reasons, table
+from lottery_nb.bench.pages import page, read, reasons, table
 from lottery_nb.bench.race import answer_of, NotMeasured
 from lottery_nb.cli import main
 from lottery_nb.core import expect_error, LotteryError
@@ -197,7 +197,7 @@ def test_works_are_measured_one_after_another(tmp_path, monkeypatch):
         "turn",
         lambda self, name: self.told[name].update(seconds=[2.0], kept=1, accuracy=0.5, memory_mb=1.0) or "",
     )
-    monkeypatch.setattr(bench_measure, "make_tickets", lambda *_: [])
+    monkeypatch.setattr(bench_race, "make_tickets", lambda *_: [])
     for letter in ("a", "c"):
         bench_race.bench((letter,), device="cpu", out=tmp_path, quick=True, show=False)
     assert set(results_in(tmp_path)["pieces"]) == {"a", "c LeNet", "c ResNet"}
@@ -288,7 +288,7 @@ def test_other_files_are_no_results(tmp_path):
 
 def test_it_measures_on_a_bare_machine():
     blocked = ["plotly", "ipywidgets", "anywidget", "scipy", "sklearn", "pyarrow", "tqdm"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from lottery_nb.bench.page import table, page; import json; r = json.loads({json.dumps(made_up([1.0], [2.0]), default=str)!r}); assert 'as fast' in page(r)"
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from lottery_nb.bench.pages import table, page; import json; r = json.loads({json.dumps(made_up([1.0], [2.0]), default=str)!r}); assert 'as fast' in page(r)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -1,6 +1,7 @@
 """What is installed, and what its modules may import."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -22,10 +23,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lottery_nb"
 DRAWS = (
     "results",
-    "science",
     "workbench",
     "papers",
-    "bench",
     "cli",
 )  # all else must run where there is no plotly and no widget
 NOT_ON_A_BARE_MACHINE = [
@@ -132,19 +131,20 @@ def test_a_wing_imports_what_stands_below_it(wing):
     assert rooms and wings <= {wing, *GROUND, *WINGS[wing].split()}, wings
 
 
+OLD = json.loads((ROOT / "tests" / "golden" / "names.json").read_text())  # names of version 0.1, by module
+
+
 def test_no_room_hides_a_name_that_its_wing_lends():
     code = f"""
         import importlib, warnings
         warnings.simplefilter("ignore")
-        from lottery_nb._moved import MOVED
+        OLD = {OLD!r}
         for name in {list(MODULES)}:
             importlib.import_module("lottery_nb." + name)
         for wing in {list(WINGS)}:
             module = importlib.import_module("lottery_nb." + wing)
             rooms = {{name for name, value in vars(module).items() if hasattr(value, "__path__") or hasattr(value, "__spec__")}}
-            for place in MOVED.get(wing, "").split():
-                held = importlib.import_module("lottery_nb." + place)
-                assert not rooms & set(getattr(held, "__all__", ())), (wing, rooms & set(held.__all__))
+            assert not rooms & set(OLD.get(wing, ())), (wing, rooms & set(OLD[wing]))
         import lottery_nb
         assert not set(lottery_nb.__all__) & {set(WINGS) | GROUND!r}"""
     run(sys.executable, "-c", textwrap.dedent(code))

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['STARTING', 'ENDS', 'work', 'start', 'resume', 'pause', 'stop', 'glance', 'runs']
 
-# %% ../../nbs/runs/34_workers.ipynb #84fb601a
+# %% ../../nbs/runs/34_workers.ipynb #530a7308
 import json
-import os
 import subprocess
 import sys
 import time
@@ -213,9 +212,9 @@ def glance(
     place = RunFolder(folder)
     head, tail = _ends_of_log(place.log)
     first, last = (RunState([e for _, e in part], epochs=False) for part in (head, tail))
-    planned, status = first.planned.arms if first.planned else None, last.status(place)
+    planned, status = first.planned.arms if first.planned else None, last.status(place.path)
     if status == "planned" and head and tail is not head:  # what it said last of itself lies further back
-        status = "running" if beating(place) else "interrupted"
+        status = "running" if beating(place.path) else "interrupted"
     return dict(
         run=place.path.name,
         **_about(place),

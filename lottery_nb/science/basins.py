@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core import check_choice, check_number, LotteryError, pick_device, seed_for
+from ..data.batches import Split
 from ..data.domains import Domain
 from ..rewinding.snapshots import masked, Snapshot
 from ..rewinding.controls import role_of
@@ -79,18 +80,18 @@ def stability(
     arms += [arm for t in tickets for arm in _copies(t, d, start, recipe or t.recipe, False)]
     trained = finish(train(arms, where))
     pairs = [(a, b) for a, b in zip(trained[::2], trained[1::2], strict=True) if not (a.failed or b.failed)]
-    rows = [row for a, b in pairs for row in _errors_between(a, b, d, points, where)]
+    rows = [row for a, b in pairs for row in _errors_between(a, b, d.test, points, where)]
     return pd.DataFrame(rows, columns=["density", "seed", "share", "error"])
 
-# %% ../../nbs/science/44_basins.ipynb #cc10c934
-def _errors_between(a: Trained, b: Trained, d: Domain, points: int, where: torch.device) -> list[tuple]:
+# %% ../../nbs/science/44_basins.ipynb #679d998b
+def _errors_between(a: Trained, b: Trained, test: Split, points: int, where: torch.device) -> list[tuple]:
     "Rows of `stability` for one pair of copies; networks that can be stacked are evaluated eight at a time."
     tags, together = a.arm.tags, 8 if stackable(a.arm) else 1
     shares = np.linspace(0, 1, points + 1)
     rows: list[tuple] = []
     for part in np.array_split(shares, -(-len(shares) // together)):
         line = [_arm_at(a, b, float(share)) for share in part]
-        for share, metrics in zip(part, evaluate(Trainer(line, where), d.test), strict=True):
+        for share, metrics in zip(part, evaluate(Trainer(line, where), test), strict=True):
             rows.append((tags["density"], tags["seed"], float(share), 1 - metrics["accuracy"]))
     return rows
 
