@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import lab  # noqa: E402
 
 from lottery_nb.events import ArmStarted, EpochDone, Planned, RunStarted  # noqa: E402
-from lottery_nb.runs.log import Log
+from lottery_nb.runs.log import Log  # noqa: E402
 from lottery_nb.runs.reading import write_plan  # noqa: E402
 from lottery_nb.plans.find import FindPlan  # noqa: E402
 
@@ -140,7 +140,10 @@ def main():
             page.wait_for_timeout(10_000)
             idle = (cpu(page) - idle) / (time.monotonic() - clock)
             points = lab.points(page, "training")
-    ms = lambda values, q: f"{1000 * statistics.quantiles(values, n=20)[q]:.0f} ms"
+
+    def ms(values, q):
+        return f"{1000 * statistics.quantiles(values, n=20)[q]:.0f} ms"
+
     for name, value in {
         "event on disk to point on page, first epochs (median, 95 %)": f"{ms(delays, 9)}, {ms(delays, 18)}",
         "the same after 20,000 epochs (these come as one point in sixteen)": f"{ms(after, 9)}, {ms(after, 18)}",

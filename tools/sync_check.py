@@ -58,7 +58,8 @@ def faults(root):
     """Every disagreement, each as a text that names its file."""
     link = root / "nbs" / "index.ipynb"
     if not link.is_symlink() or os.readlink(link) != "../index.ipynb":
-        yield "nbs/index.ipynb: must be a symbolic link to ../index.ipynb; make it again with ln -sf ../index.ipynb nbs/index.ipynb"
+        remedy = "make it again with ln -sf ../index.ipynb nbs/index.ipynb"
+        yield f"nbs/index.ipynb: must be a symbolic link to ../index.ipynb; {remedy}"
         return
     have, want = files(root), remade(root)
     for name in sorted(have.keys() | want.keys()):
