@@ -6,7 +6,7 @@ import pytest
 
 from lottery_nb.core import LotteryError
 from lottery_nb.results.verdict import undertrained
-from lottery_nb.results.style import broken, curves, density_axis, LINE, styled, UNWANTED, view_of
+from lottery_nb.results.style import broken, curves, density_axis, SUBTITLE_WIDTH, styled, UNWANTED, view_of
 from lottery_nb.results.plots import (
     accuracy_plot,
     layer_density_plot,
@@ -284,7 +284,7 @@ def test_density_axis_has_ticks_to_read_by(low):
 def test_a_long_subtitle_has_lines_and_room():
     said = "test accuracy, mean and 95 % interval over 3 seeds; intervals at the edge go on beyond it; dots: epochs of what trains now"
     assert (
-        all(len(line) <= LINE for line in broken(said).split("<br>"))
+        all(len(line) <= SUBTITLE_WIDTH for line in broken(said).split("<br>"))
         and broken(said).replace("<br>", "; ") == said
     )
     plain, long = (accuracy_plot(FOUND), broken(said).count("<br>"))

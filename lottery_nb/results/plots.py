@@ -38,8 +38,8 @@ from .verdict import floor_of, undertrained
 
 # %% ../../nbs/results/40_plots.ipynb #57143886
 from lottery_nb.results.style import (
-    _percent,
-    AWAY,
+    percent_digits,
+    TRANSFER_LABELS,
     band,
     curves,
     density_axis,
@@ -138,12 +138,12 @@ def layer_density_plot(
     fig = go.Figure(
         go.Heatmap(
             z=np.log10(kept.clip(lower=floor)),
-            x=[f"{r}<br>{_percent(overall[r])}" for r in kept.columns],
+            x=[f"{r}<br>{percent_digits(overall[r])}" for r in kept.columns],
             y=[
                 f"{text_of(n.removesuffix('.weight'))} <span style='color:#7A8390'>{size[n]:,}</span>"
                 for n in names
             ],
-            text=kept.map(_percent),
+            text=kept.map(percent_digits),
             customdata=kept.map(density_text),
             texttemplate="%{text}" if kept.shape[1] <= 12 else None,
             textfont_size=11,
@@ -190,7 +190,7 @@ def transfer_cells(
     frame = frame[[role == "dense" or not role_of(role).whole for role in frame["role"]]]
     scale, keys = (100 if metric == "accuracy" else 1), ["source", "domain", "role", "start", "density"]
     rows = summary(frame, tuple(keys), metric=metric, confidence=confidence)
-    names = {(role, start): AWAY.get(label, label) for role, start, label, _ in series_of(rows)}
+    names = {(role, start): TRANSFER_LABELS.get(label, label) for role, start, label, _ in series_of(rows)}
     roles = [r for r in rows["role"].unique() if r != "dense"]
     cells = rows[rows["role"] != "dense"].assign(
         label=lambda c: [names[pair] for pair in zip(c["role"], c["start"], strict=True)],
@@ -397,7 +397,7 @@ def transfer_curves(
         at = dict(row=i // 2 + 1, col=i % 2 + 1)
         for trace in curves(rows, metric):
             if trace.name:
-                trace.name = AWAY.get(
+                trace.name = TRANSFER_LABELS.get(
                     trace.name.removesuffix(SINGLE), trace.name.removesuffix(SINGLE)
                 ) + SINGLE * trace.name.endswith(SINGLE)
             fig.add_trace(trace.update(showlegend=bool(trace.name) and trace.name not in seen), **at)

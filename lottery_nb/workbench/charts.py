@@ -26,7 +26,7 @@ from ..pruning.masks import Mask
 from ..rewinding.controls import CONTROLS, role_of, TICKET
 from ..plans.transfer import trained_from
 from ..runs.log import layers_frame
-from ..results.style import AWAY, broken, DASHES, density_axis, faint, level_axis, styled, text_of
+from ..results.style import TRANSFER_LABELS, broken, DASHES, density_axis, faint, level_axis, styled, text_of
 from ..results.plots import accuracy_plot, layer_density_plot, transfer_curves, transfer_plot
 from .follow import Curve, Follower, POINTS
 
@@ -151,7 +151,7 @@ SHOWN = 40  # curves in one figure, at most
 
 def role_name(f: Follower, role: str) -> str:
     "How a role is called in a run."
-    return AWAY.get(role, text_of(role)) if hasattr(f.plan, "targets") else text_of(role)
+    return TRANSFER_LABELS.get(role, text_of(role)) if hasattr(f.plan, "targets") else text_of(role)
 
 
 def training_line(
