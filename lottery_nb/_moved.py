@@ -37,7 +37,7 @@ MOVED = {
     "rewinding": "rewinding.snapshots rewinding.points rewinding.controls",
     "runs": "files runs.log runs.reading runs.writing",
     "sparse_transfer": "papers.sparse_transfer",
-    "stacks": "engine.stacks",
+    "stacks": "engine.stacks workbench.compare",
     "stats": "core data.divergence results.stats results.tables",
     "tickets": "plans.tickets plans.find",
     "training": "engine.recipes engine.arms engine.trainer engine.layout engine.training",
@@ -48,7 +48,6 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
-    "follow.OVER": "ENDED",
     "forms.KINDS": "SCHEDULES",
     "forms.LARGEST": "MAX_PARAMETERS",
     "forms.LONG": "WARN_EXAMPLES",
@@ -57,15 +56,20 @@ RENAMED: dict[str, str] = {
     "forms.WHERE": "IMPORTS",
     "forms.devices": "device_choices",
     "forms.place_of": "field_of",
+    "landmarks.WHERE": "CURVE",
     "live.plain": "to_json",
     "models.Described": "Network",
-    "panel.PLACES": "TITLES",
-    "panel.named": "reason_of",
     "panel.plain": "beside",
-    "panel.side_by_side": "comparison",
+    "plots.AWAY": "TRANSFER_LABELS",
+    "plots.LINE": "SUBTITLE_WIDTH",
+    "report.KINDS": "PLAN_TITLES",
+    "report.QUIET": "HIDDEN_AT_DEFAULT",
+    "report.TOLD": "FIELD_TEXTS",
+    "report.words": "value_text",
     "runs.LATEST": "MAX_TIME",
     "runs.LAYERS": "LAYER_COLUMNS",
     "runs.RESULTS": "RESULT_COLUMNS",
+    "verdict.SHORT": "HEADINGS",
 }
 "Public name of version 0.1 (with its module, where another has the same one) -> its name now."
 

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from lottery_nb.core import LotteryError
 from lottery_nb.pruning.schedules import cubic, geometric, listed, one_shot, Schedule
-from lottery_nb.results.words import plan_table, recipe_text, schedule_text, words
+from lottery_nb.results.words import plan_table, recipe_text, schedule_text, value_text
 from lottery_nb.results.report import findings, report, time_text, write_report
 from lottery_nb.results.tables import short_table
 from lottery_nb.plans.find import FindPlan
@@ -131,12 +131,12 @@ def test_plan_in_words():
         and "floor" not in dict(plan_table(Plan()).to_numpy())
     )
     assert (
-        words(()) == "none"
-        and words({"head": 0.1}) == "head 0.1"
-        and words(time_text) == "time_text"
-        and words(SimpleNamespace(name="x-r1")) == "x-r1"
+        value_text(()) == "none"
+        and value_text({"head": 0.1}) == "head 0.1"
+        and value_text(time_text) == "time_text"
+        and value_text(SimpleNamespace(name="x-r1")) == "x-r1"
     )
-    assert words(tuple(range(20))) == "0, 1, 2 … 19 (20 in all)"
+    assert value_text(tuple(range(20))) == "0, 1, 2 … 19 (20 in all)"
 
 
 def test_find_plan_says_what_is_special_and_no_more():

@@ -32,7 +32,7 @@ from lottery_nb.results.plots import (
     transfer_curves,
     transfer_plot,
 )
-from .words import KINDS, plan_table, verdicts_text
+from .words import plan_table, PLAN_TITLES, verdicts_text
 
 # %% ../../nbs/results/43_report.ipynb #f7675ced
 def findings(
@@ -139,12 +139,14 @@ def html_table(
     frame = frame.map(lambda cell: re.sub(r" (?=[%±])|(?<=±) ", "\u00a0", str(cell)))
     return f'<div class="wide">{frame.to_html(index=False, escape=True, border=0, justify="unset")}</div>'
 
+
 def html_figure(
     fig: go.Figure,  # its data goes into the page
 ) -> str:
     "A figure as data; the page's script draws it."
     data = fig.to_json().replace("<", "\\u003c")
     return f'<div class="figure" role="group" aria-label="{escape(fig.layout.title.text or "figure")}" style="min-height:{fig.layout.height or 440}px"><script type="application/json">{data}</script></div>'
+
 
 def html_list(
     sentences: list[str] | tuple[str, ...],  # plain text
@@ -252,7 +254,7 @@ def run_section(
             results_tables(run),
             verdict_section(run),
             *(html_figure(fig) for fig in figures(run)),
-            f'<h3>What was run: {escape(KINDS.get(type(run.plan).__name__, type(run.plan).__name__))}</h3><div class="plan">{html_table(plan_table(run.plan))}</div>'
+            f'<h3>What was run: {escape(PLAN_TITLES.get(type(run.plan).__name__, type(run.plan).__name__))}</h3><div class="plan">{html_table(plan_table(run.plan))}</div>'
             if dataclasses.is_dataclass(run.plan)
             else "",
             "</section>",

@@ -78,7 +78,7 @@ def _heading(
 
 # %% ../../nbs/results/38_style.ipynb #1c2d6c5d
 LEGEND_BELOW = dict(
-    orientation="h", x=0, xanchor="left", y=0, yanchor="bottom", yref="container", title_text=""
+    orientation="h", yref="container", y=0, yanchor="bottom", x=0, xanchor="left", title_text=""
 )
 
 
