@@ -317,7 +317,9 @@ def curves(
     ends = [10**end for end in density_axis(rows["density"])["range"]]
     with_bars = [label for role, _, label, _ in series if role != "ticket" and not role_of(role).whole]
     apart = dodges(rows, with_bars)
-    bands, lines, tickets = [], [], []
+    bands: list[go.Scatter] = []
+    lines: list[go.Scatter] = []
+    tickets: list[go.Scatter] = []
     for role, start, label, dash in series:
         look = role_of(role)
         own = rows[(rows["role"] == role) & (rows["start"] == start)]

@@ -15,7 +15,6 @@ import pandas as pd
 
 from ..core import density_text
 from ..pruning.schedules import SCHEDULES, Schedule
-from ..engine.recipes import Recipe
 from ..plans.tickets import Ticket
 
 # %% ../../nbs/results/42_words.ipynb #45f21568
@@ -103,7 +102,7 @@ ALWAYS_SAID = ("optimizer", "lr", "schedule", "epochs", "steps", "batch_size")  
 
 
 def recipe_text(
-    recipe: Recipe | None,  # None: each ticket's own
+    recipe: Any,  # a `Recipe`, or None for each ticket's own
 ) -> str:
     "How arms are trained: optimizer, learning rate, length and batch, then what differs from the default."
     if recipe is None:
