@@ -37,7 +37,7 @@ MOVED = {
     "rewinding": "rewinding.snapshots rewinding.points rewinding.controls",
     "runs": "files runs.log runs.reading runs.writing",
     "sparse_transfer": "papers.sparse_transfer",
-    "stacks": "engine.stacks workbench.compare",
+    "stacks": "engine.stacks",
     "stats": "core data.divergence results.stats results.tables",
     "tickets": "plans.tickets plans.find",
     "training": "engine.recipes engine.arms engine.trainer engine.layout engine.training",
@@ -48,6 +48,7 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
+    "follow.OVER": "ENDED",
     "forms.KINDS": "SCHEDULES",
     "forms.LARGEST": "MAX_PARAMETERS",
     "forms.LONG": "WARN_EXAMPLES",
@@ -59,8 +60,12 @@ RENAMED: dict[str, str] = {
     "landmarks.WHERE": "CURVE",
     "live.plain": "to_json",
     "models.Described": "Network",
+    "panel.PLACES": "TITLES",
+    "panel.named": "reason_of",
     "panel.plain": "beside",
+    "panel.side_by_side": "comparison",
     "plots.AWAY": "TRANSFER_LABELS",
+    "plots.GAINS": "GAIN_COLOURS",
     "plots.LINE": "SUBTITLE_WIDTH",
     "report.KINDS": "PLAN_TITLES",
     "report.QUIET": "HIDDEN_AT_DEFAULT",
