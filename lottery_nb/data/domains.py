@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMS', 'Part', 'check_shape', 'check_holds', 'modality_of', 'is_portable', 'as_plain', 'cut_with', 'normalised_like',
            'thumbnails_of', 'samples_of', 'domain_text', 'inputs_of', 'Domain', 'check_modality', 'domain', 'imported',
-           'read_raw', 'shifted', 'found_of', 'content_of', 'fitted', 'for_plan', 'register_domain', 'vocabulary',
-           'joint_vocabulary', 'vocabulary_of', 'in_pieces']
+           'read_raw', 'shifted', 'found_of', 'content_of', 'fitted', 'for_plan', 'joint_vocabulary', 'register_domain',
+           'vocabulary', 'vocabulary_of', 'in_pieces']
 
 # %% ../../nbs/data/08_domains.ipynb #db1a2b8c
 import functools
@@ -409,6 +409,17 @@ def for_plan(
     return replace(found, raw=found.raw or read_raw(found.spec.base, data_folders()), pieces=pieces)
 
 # %% ../../nbs/data/08_domains.ipynb #76c21bc5
+@functools.lru_cache(maxsize=8)
+def joint_vocabulary(
+    domains: tuple[Domain, ...],  # of text
+    size: int,  # pieces, at most
+    coverage: float,  # share of all characters
+    folders: tuple[Path, ...],  # where data is looked for, so that a change of these reads again
+) -> Vocabulary:
+    "The vocabulary of their training texts; the last few are remembered."
+    return kept_vocabulary([row for d in domains for row in d.found.train.x.rows], size, coverage)
+
+
 def register_domain(
     name: str,  # letters, digits, '_', '-' and '.'
     loader: Callable[[], Any],  # called when the pictures are first needed; gives a `Raw` or a `Domain`
@@ -432,17 +443,6 @@ def vocabulary(
     if not several:
         raise LotteryError("nothing holds no texts: make a vocabulary of domains of text")
     return joint_vocabulary(several, size, coverage, data_folders())
-
-
-@functools.lru_cache(maxsize=8)
-def joint_vocabulary(
-    domains: tuple[Domain, ...],  # of text
-    size: int,  # pieces, at most
-    coverage: float,  # share of all characters
-    folders: tuple[Path, ...],  # where data is looked for, so that a change of these reads again
-) -> Vocabulary:
-    "The vocabulary of their training texts; the last few are remembered."
-    return kept_vocabulary([row for d in domains for row in d.found.train.x.rows], size, coverage)
 
 # %% ../../nbs/data/08_domains.ipynb #a3b145be
 def vocabulary_of(
