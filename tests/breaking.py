@@ -78,15 +78,23 @@ class Disk:
         "Put it between this package and the operating system, until `monkeypatch` is undone."
         put = functools.partial(monkeypatch.setattr, raising=False) if monkeypatch else setattr
         system = types.SimpleNamespace(**{**vars(os), "fsync": self.fsync, "replace": self.replace})
-        for name, module in list(sys.modules.items()):  # any room may be one that writes; a wing only holds rooms
-            if name.startswith("lottery_nb.") and "__file__" in vars(module) and "__path__" not in vars(module):
+        for name, module in list(
+            sys.modules.items()
+        ):  # any room may be one that writes; a wing only holds rooms
+            if (
+                name.startswith("lottery_nb.")
+                and "__file__" in vars(module)
+                and "__path__" not in vars(module)
+            ):
                 put(module, "open", self.open)
                 if vars(module).get("os") is os:
                     put(module, "os", system)
         write_text = pathlib.Path.write_text
 
         def watched(path, text, *args, **kwargs):
-            half = lambda: write_text(path, text[: len(text) // 2])
+            def half():
+                return write_text(path, text[: len(text) // 2])
+
             if kind_of(path) and self.step(path, "write", half) == "torn":
                 raise OSError(errno.ENOSPC, "torn", str(path))
             return write_text(path, text, *args, **kwargs)

@@ -157,7 +157,10 @@ def test_a_whole_visit(visit):
     lab.until(page, lambda: lab.points(page, "training") > 2)
     first, second = grows(page, "training"), grows(page, "accuracy")
     assert (
-        first[0] < first[1] and second[0] < second[1] and networks_done(page) == 0 and "running" in standing(page)
+        first[0] < first[1]
+        and second[0] < second[1]
+        and networks_done(page) == 0
+        and "running" in standing(page)
     )
     assert page.evaluate(KERNEL_ANSWERS) == "ok"
 

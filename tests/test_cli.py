@@ -471,7 +471,9 @@ def test_flags_that_are_stale_or_lost_are_told(stale, tmp_path):
         (tmp_path / "lottery_nb" / "flags.json").write_text(stale)
     line = [sys.executable, root / "tools" / "flags.py", "--root", tmp_path]
     done = subprocess.run([*line, "--check"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == "lottery_nb/flags.json is stale: run python tools/flags.py\n"
+    assert (
+        done.returncode == 1 and done.stderr == "lottery_nb/flags.json is stale: run python tools/flags.py\n"
+    )
     subprocess.run(line, check=True)
     written = (tmp_path / "lottery_nb" / "flags.json").read_text()
     assert written == (root / "lottery_nb" / "flags.json").read_text()

@@ -292,7 +292,8 @@ def test_names_that_mean_something_else_are_refused(name):
 
 def test_a_control_that_is_not_as_it_says_is_refused(own):
     with pytest.raises(
-        LotteryError, match="control 'reinit' is registered by lottery_nb.rewinding.controls: choose another name"
+        LotteryError,
+        match="control 'reinit' is registered by lottery_nb.rewinding.controls: choose another name",
     ):
         control("reinit", weights="kept", mask="kept")(own.bare)
     control("untrue", weights="kept", mask="kept")(lambda b: replace(b, mask=None))

@@ -65,7 +65,9 @@ def test_import_lines_of_version_0_1_work_for_one_version_more(module):
 
 
 def test_a_room_is_found_in_its_wing_before_any_old_name():
-    code = "from lottery_nb.runs import reading; assert reading.__name__ == 'lottery_nb.runs.reading', reading"
+    code = (
+        "from lottery_nb.runs import reading; assert reading.__name__ == 'lottery_nb.runs.reading', reading"
+    )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 

@@ -21,12 +21,7 @@ from nbdev.process import NBProcessor
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lottery_nb"
-DRAWS = (
-    "results",
-    "workbench",
-    "papers",
-    "cli",
-)  # all else must run where there is no plotly and no widget
+DRAWS = ("results", "workbench", "papers", "cli")  # all else must run where there is no plotly and no widget
 DRAWS_NOTHING = ("results.stats", "results.tables", "results.verdict", "results.words")
 NOT_ON_A_BARE_MACHINE = [
     "plotly",
@@ -176,7 +171,11 @@ def test_nbdev_sees_every_notebook(monkeypatch):
     """nbdev_test prints no count, and takes a notebook that it does not see for one that passed."""
     monkeypatch.chdir(ROOT)
     seen = {path.absolute().relative_to(ROOT / "nbs") for path in nbglob(as_path=True)}
-    there = {path.relative_to(ROOT / "nbs") for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
+    there = {
+        path.relative_to(ROOT / "nbs")
+        for path in (ROOT / "nbs").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in path.parts
+    }
     assert seen == there and len([path for path in seen if len(path.parts) == 2]) > 40
 
 
@@ -199,12 +198,22 @@ USERS = {"papers", "bench"}  # wings that use built-in names as anybody does
 
 def test_the_table_of_changes_names_every_module_that_knows_of_one():
     """For each kind in CONTRIBUTING.md: modules that hold a built-in member's name are those of the notebooks in its row."""
-    rows = [line.split("|")[1:3] for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    by_kind = {kind.strip(): re.findall(r"`nbs/(?:(\w+)/)?\d+_(\w+)\.ipynb`", files) for what, files in rows for kind in what.split(",")}
+    rows = [
+        line.split("|")[1:3]
+        for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
+    by_kind = {
+        kind.strip(): re.findall(r"`nbs/(?:(\w+)/)?\d+_(\w+)\.ipynb`", files)
+        for what, files in rows
+        for kind in what.split(",")
+    }
     for kind, member, modules in who_knows.rows():
         named = {".".join(filter(None, pair)) for pair in by_kind[kind]}
         known = {module for module in modules if module.split(".")[0] not in USERS}
-        assert known and known <= named, f"{kind} {member!r} is known in {sorted(known - named)}, which its row does not name"
+        assert known and known <= named, (
+            f"{kind} {member!r} is known in {sorted(known - named)}, which its row does not name"
+        )
     touched = [len({".".join(filter(None, pair)) for pair in by_kind[kind]}) for kind in who_knows.MEMBERS]
     assert sum(n == 1 for n in touched) >= 8
 

@@ -244,7 +244,10 @@ def test_a_better_rate_can_take_a_ticket_its_win():
 
     own = rows("dense", 0, 0.80, 1.0) + rows("ticket", 0, 0.82, 0.1) + rows("reinit", 0, 0.75, 0.1)
     higher = rows("dense at rate 0.3", 0, 0.90, 1.0) + rows("reinit at rate 0.3", 0, 0.76, 0.1)
-    words = lambda found: conditions(pd.DataFrame(found), 0.5).set_index("condition")["verdict"].to_dict()
+
+    def words(found):
+        return conditions(pd.DataFrame(found), 0.5).set_index("condition")["verdict"].to_dict()
+
     assert words(own)["matches tuned dense"] == words(own)["beats reinit"] == "not enough evidence"
     tried = words(own + higher)
     assert (

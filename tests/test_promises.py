@@ -244,7 +244,10 @@ def test_row_2_a_ticket_from_a_file_trains_as_the_search_did(monkeypatch, tmp_pa
     _, again = trained(
         some_arm("again", t.network, recipe=t.recipe, seed=t.seed, start=t.start(), mask=t.mask)
     )
-    timeless = lambda es: [replace(e, arm="", seconds=0.0) for e in es]
+
+    def timeless(es):
+        return [replace(e, arm="", seconds=0.0) for e in es]
+
     assert timeless(of("EpochDone", again)) == timeless(of("EpochDone", events, arm="r01/ticket/s0"))
 
 
@@ -360,7 +363,10 @@ def test_row_4_every_control_differs_from_the_ticket_as_it_says(density):
 
 def test_row_4_controls_repeat_under_their_seed_and_under_no_other():
     ticket, names = beginning()
-    identity = lambda b: (b.mask.fingerprint if b.mask else "", b.start.fingerprint)
+
+    def identity(b):
+        return (b.mask.fingerprint if b.mask else "", b.start.fingerprint)
+
     for c, control in CONTROLS.items():
         torch.manual_seed(1)
         one = identity(control(ticket))

@@ -36,7 +36,15 @@ from lottery_nb.events import (
 from lottery_nb.files import write_atomic
 from lottery_nb.workbench.follow import Follower
 from lottery_nb.pruning.schedules import listed, one_shot
-from lottery_nb.runs.log import LAYER_COLUMNS, layers_frame, Log, RESULT_COLUMNS, results_frame, RunState, Tail
+from lottery_nb.runs.log import (
+    LAYER_COLUMNS,
+    layers_frame,
+    Log,
+    RESULT_COLUMNS,
+    results_frame,
+    RunState,
+    Tail,
+)
 from lottery_nb.runs.reading import read_plan, Run, run_folder, write_plan
 from lottery_nb.runs.writing import Arms, record, run, Writer
 from lottery_nb.plans.find import find_tickets
@@ -324,7 +332,10 @@ def test_frames_by_hand():
         [0, 1, 0.5, "w", 1, 4, 0.25],
         [0, 1, 0.5, "v", 2, 2, 1.0],
     ]
-    assert tuple(results_frame([]).columns) == RESULT_COLUMNS and tuple(layers_frame([]).columns) == LAYER_COLUMNS
+    assert (
+        tuple(results_frame([]).columns) == RESULT_COLUMNS
+        and tuple(layers_frame([]).columns) == LAYER_COLUMNS
+    )
 
 
 def test_an_arm_that_begins_anew_drops_what_it_told_before():
@@ -596,11 +607,14 @@ def test_a_run_that_was_ended_at_any_moment_ends_with_the_same_bits(tmp_path):
             for r in (Run(whole), again)
         )
         assert want.equals(have), killed
-        kept = lambda folder: {
-            n: b
-            for n, b in files(folder).items()
-            if n.endswith(".safetensors") and n.startswith(("tickets", "snapshots"))
-        }
+
+        def kept(folder):
+            return {
+                n: b
+                for n, b in files(folder).items()
+                if n.endswith(".safetensors") and n.startswith(("tickets", "snapshots"))
+            }
+
         assert kept(killed) == kept(whole), killed
 
 

@@ -49,7 +49,10 @@ def test_a_run_keeps_the_layout_that_it_began_with(asked, other, tmp_path):
     again = run(
         plan(seeds=3, controls=("reinit",)), tmp_path / "cut" / "run", "cpu", show=False, layout=other
     )
-    groups = lambda r: sorted({tuple(sorted(g)) for e in of("Layout", r.events) for g in e.groups})
+
+    def groups(r):
+        return sorted({tuple(sorted(g)) for e in of("Layout", r.events) for g in e.groups})
+
     assert groups(again) == groups(whole) and frames(again).equals(frames(whole))
     assert max(len(g) for g in groups(whole)) == {"alone": 1, "stacked": 6, 2: 2}[asked]
 
@@ -168,11 +171,14 @@ def test_arms_that_are_trained_anew_leave_no_old_numbers(tmp_path, monkeypatch):
         again = run(plan(seeds=3, controls=("reinit",)), tmp_path / "cut" / "run", "cpu", show=False)
     fresh = run(plan(seeds=3, controls=("reinit",)), tmp_path / "fresh" / "run", "cpu", show=False)
     assert begun and frames(again).equals(frames(fresh)) and again.info["arms"] == fresh.info["arms"]
-    inside = lambda r: {
-        p.relative_to(r.path): p.read_bytes()
-        for part in ("tickets", "snapshots")
-        for p in (r.path / part).iterdir()
-    }
+
+    def inside(r):
+        return {
+            p.relative_to(r.path): p.read_bytes()
+            for part in ("tickets", "snapshots")
+            for p in (r.path / part).iterdir()
+        }
+
     assert inside(again) == inside(fresh)
 
 

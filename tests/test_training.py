@@ -393,7 +393,10 @@ def test_patience_ends_a_training_and_changes_nothing_before(keep, patience):
         + 1
     )
     (result,), events = trained(replace(arm, recipe=replace(arm.recipe, patience=patience)))
-    timeless = lambda es: [replace(e, seconds=0.0) for e in of("EpochDone", es)]
+
+    def timeless(es):
+        return [replace(e, seconds=0.0) for e in of("EpochDone", es)]
+
     assert timeless(events) == timeless(whole)[:stop] and result.epoch == scores.index(max(scores[:stop])) + 1
     assert stop < 14 or patience == 4
 

@@ -1,7 +1,7 @@
 """Draw the column of the book, wing on wing, with one room filled: the picture at the head of some chapters.
 
-    python tools/column.py            write nbs/images/column/*.svg
-    python tools/column.py --check    write nothing; name the drawings that are stale and exit with 1
+python tools/column.py            write nbs/images/column/*.svg
+python tools/column.py --check    write nothing; name the drawings that are stale and exit with 1
 """
 
 import argparse
@@ -12,10 +12,18 @@ from pathlib import Path
 
 HEADS = ("core", "engine/training", "plans/tickets", "runs/reading")  # chapters that open with a drawing
 LINE = {
-    "data": "labelled data, by name or of your own", "models": "networks, plain and as data", "pruning": "which weights stay",
-    "rewinding": "where a ticket starts, and against what", "engine": "trains lists of arms", "plans": "experiments as data",
-    "runs": "folders with plan, log, results", "results": "statistics, figures, reports", "science": "measured by training",
-    "workbench": "the panel", "papers": "two papers as plans", "bench": "how fast it is",
+    "data": "labelled data, by name or of your own",
+    "models": "networks, plain and as data",
+    "pruning": "which weights stay",
+    "rewinding": "where a ticket starts, and against what",
+    "engine": "trains lists of arms",
+    "plans": "experiments as data",
+    "runs": "folders with plan, log, results",
+    "results": "statistics, figures, reports",
+    "science": "measured by training",
+    "workbench": "the panel",
+    "papers": "two papers as plans",
+    "bench": "how fast it is",
 }
 WIDTH, LEFT, ROW, STEP, PAD = 860, 120, 26, 30, 8
 STYLE = """
@@ -59,7 +67,9 @@ def drawing(column, here):
         if wing in LINE and x + 7 * len(LINE[wing]) < WIDTH:
             parts.append(f'<text class="line" x="{x + 6}" y="{y + 17}">{LINE[wing]}</text>')
         y += STEP
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + PAD}" width="{WIDTH}" role="img">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + PAD}" width="{WIDTH}" role="img">'
+    )
     title = f"<title>The rooms of lottery_nb in reading order; here: {here}. A room imports from those above it.</title>"
     return "\n".join([head, title, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
 
@@ -69,16 +79,26 @@ def drawings(root):
     column = rooms(root)
     there = {f"{wing}/{name}".removeprefix("ground/") for wing, names in column for name in names}
     folder = root / "nbs" / "images" / "column"
-    return {folder / f"{here.rpartition('/')[2]}.svg": drawing(column, here) for here in HEADS if here in there}
+    return {
+        folder / f"{here.rpartition('/')[2]}.svg": drawing(column, here) for here in HEADS if here in there
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a drawing is stale")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the repository (default: this one)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 where a drawing is stale"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path(__file__).parents[1], help="the repository (default: this one)"
+    )
     args = parser.parse_args()
     made = drawings(args.root)
-    stale = [path for path, svg in made.items() if not path.exists() or path.read_text(encoding="utf-8") != svg]
+    stale = [
+        path for path, svg in made.items() if not path.exists() or path.read_text(encoding="utf-8") != svg
+    ]
     if args.check:
         names = [path.relative_to(args.root).as_posix() for path in stale]
         sys.exit(f"stale, to be made again with python tools/column.py: {', '.join(names)}" if names else 0)

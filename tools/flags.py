@@ -111,7 +111,9 @@ def paper_flags() -> list[dict[str, Any]]:
     network = "sparse-transfer with another network, such as vgg-19 (default: the scale's own)"
     switch = "sparse-transfer with habits of the published scripts: %(names)s"
     where = "/".join(RESULTS.parts[-2:])
-    keep = f"write the results to a table that figures are drawn from (default folder: {where} of the checkout)"
+    keep = (
+        f"write the results to a table that figures are drawn from (default folder: {where} of the checkout)"
+    )
     check = "train a part of the paper again, picked by N (default 0), and hold it against the kept results"
     return [
         flag("--network", network),

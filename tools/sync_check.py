@@ -91,7 +91,9 @@ def main():
     readme = subprocess.run(
         [sys.executable, Path(__file__).with_name("readme.py"), "--check", "--root", root]
     )
-    column = subprocess.run([sys.executable, Path(__file__).with_name("column.py"), "--check", "--root", root])
+    column = subprocess.run(
+        [sys.executable, Path(__file__).with_name("column.py"), "--check", "--root", root]
+    )
     sys.exit(bool(found) or readme.returncode or column.returncode)
 
 
