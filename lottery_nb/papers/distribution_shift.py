@@ -116,8 +116,11 @@ def _finds(s: Size, names: dict[str, str]) -> dict[str, FindPlan]:
     every = tuple(name for name, _ in network.skeleton().named_parameters())
     fractions: dict[str, Any] = dict(scope="layer", prunable=every, layer_fractions={"head": 0.35})
     beside: dict[str, Any] = dict(seeds=s.seeds, controls=s.controls, floor=s.floor, rates=s.rates)
-    plan = ("text-cnn", s.width, geometric(0.35, s.rounds))
-    return {d: FindPlan(name, *plan, recipe=s.recipe, **fractions, **beside) for d, name in names.items()}
+    schedule = geometric(0.35, s.rounds)
+    return {
+        d: FindPlan(name, "text-cnn", s.width, schedule, recipe=s.recipe, **fractions, **beside)
+        for d, name in names.items()
+    }
 
 # %% ../../nbs/papers/60_distribution_shift.ipynb #4461d3b1
 ARMS = ("FULL-MODEL", "TICKET-RESET", "TICKET-RANDOM", "TICKET-TARGET", "MASKS-RESET", "MASKS-RANDOM")

@@ -230,7 +230,7 @@ def transfer_cells(
     cells = cells.assign(label=labels, z=0.0, note="", about=cells["text"])
     if len(dense):
         roles_there = cells["role"].unique()
-        how = dict(metric=metric, confidence=confidence)
+        how: dict[str, Any] = dict(metric=metric, confidence=confidence)
         gains = pd.concat([compare(frame, role, "dense", **how) for role in roles_there])
         cells = _with_gains(cells, gains, 100 if metric == "accuracy" else 1)
         cells = pd.concat([_dense_cells(dense, cells, metric), cells])
@@ -382,7 +382,8 @@ def _curve_panels(
     metric: str,  # 'accuracy' or 'loss'
 ) -> go.Figure:
     "Curves in panels, two in a line, with one legend."
-    lines, seen = -(-len(parts) // 2), set()
+    lines = -(-len(parts) // 2)
+    seen: set[str] = set()
     fig = make_subplots(
         lines,
         min(2, len(parts)),
