@@ -155,7 +155,10 @@ def test_peers_look_for_their_best_settings(tmp_path):
 
 
 def test_a_missing_library_is_told_apart_from_a_failure():
-    block = f"import sys, runpy; sys.modules.update(fastai=None); sys.path.insert(0, {str(SCRIPTS)!r}); runpy.run_path({str(SCRIPTS / 'with_fasterai.py')!r})"
+    block = (
+        f"import sys, runpy; sys.modules.update(fastai=None); sys.path.insert(0, {str(SCRIPTS)!r}); "
+        f"runpy.run_path({str(SCRIPTS / 'with_fasterai.py')!r})"
+    )
     with pytest.raises(NotMeasured, match="fastai is not installed") as e:
         answer_of("fasterai", [sys.executable, "-c", block], {})
     assert e.value.kind == "not measured"
@@ -288,7 +291,12 @@ def test_other_files_are_no_results(tmp_path):
 
 def test_it_measures_on_a_bare_machine():
     blocked = ["plotly", "ipywidgets", "anywidget", "scipy", "sklearn", "pyarrow", "tqdm"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from lottery_nb.bench.pages import table, page; import json; r = json.loads({json.dumps(made_up([1.0], [2.0]), default=str)!r}); assert 'as fast' in page(r)"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
+        "from lottery_nb.bench.pages import table, page; "
+        f"import json; r = json.loads({json.dumps(made_up([1.0], [2.0]), default=str)!r}); "
+        "assert 'as fast' in page(r)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -179,7 +179,12 @@ def test_an_entry_point_is_listed_from_metadata_and_loaded_when_its_name_is_used
 
 
 def test_a_package_may_register_its_entry_itself(tmp_path, monkeypatch):
-    source = "from test_core import SHELF\n@SHELF.register('quince')\ndef quince(): return 'hard'\nSHELF['quince'] = (quince, 'a record')\n"
+    source = (
+        "from test_core import SHELF\n"
+        "@SHELF.register('quince')\n"
+        "def quince(): return 'hard'\n"
+        "SHELF['quince'] = (quince, 'a record')\n"
+    )
     tiny.installed(tmp_path, monkeypatch, "shelf", source, shelf="quince = shelf:quince")
     assert SHELF["quince"][1] == "a record"
     del sys.modules["shelf"], SHELF["quince"]

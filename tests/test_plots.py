@@ -282,7 +282,10 @@ def test_density_axis_has_ticks_to_read_by(low):
 
 
 def test_a_long_subtitle_has_lines_and_room():
-    said = "test accuracy, mean and 95 % interval over 3 seeds; intervals at the edge go on beyond it; dots: epochs of what trains now"
+    said = (
+        "test accuracy, mean and 95 % interval over 3 seeds; "
+        "intervals at the edge go on beyond it; dots: epochs of what trains now"
+    )
     assert (
         all(len(line) <= SUBTITLE_WIDTH for line in broken(said).split("<br>"))
         and broken(said).replace("<br>", "; ") == said

@@ -281,12 +281,17 @@ def test_schedules_arrive(final, rounds):
 @pytest.mark.parametrize(
     "nonsense",
     [
-        lambda: geometric(0.2, 0), lambda: geometric(0.2, -1), lambda: geometric(0.2, 2.0), lambda: geometric(0.2, True), lambda: geometric(0.2, "3"),
-        lambda: geometric(0, 3), lambda: geometric(1, 3), lambda: geometric(1.5, 2), lambda: geometric(-0.2, 3), lambda: geometric(math.nan, 3),
-        lambda: geometric(0.9, 10_000), lambda: geometric(0.2, 10**9), lambda: one_shot(0), lambda: one_shot(1.01), lambda: one_shot(math.inf),
+        lambda: geometric(0.2, 0), lambda: geometric(0.2, -1), lambda: geometric(0.2, 2.0),
+        lambda: geometric(0.2, True), lambda: geometric(0.2, "3"),
+        lambda: geometric(0, 3), lambda: geometric(1, 3), lambda: geometric(1.5, 2),
+        lambda: geometric(-0.2, 3), lambda: geometric(math.nan, 3),
+        lambda: geometric(0.9, 10_000), lambda: geometric(0.2, 10**9),
+        lambda: one_shot(0), lambda: one_shot(1.01), lambda: one_shot(math.inf),
         lambda: linear(0, 3), lambda: linear(2, 3), lambda: cubic(-0.1, 3), lambda: cubic(None, 3),
-        lambda: listed([]), lambda: listed([0.5, 0.6]), lambda: listed([0.5, 0.0]), lambda: listed([1.1]), lambda: listed(["0.5"]),
-        lambda: Schedule("spiral", 3, (0.5,)), lambda: geometric(0.2, 3).density(4), lambda: geometric(0.2, 3).density(-1),
+        lambda: listed([]), lambda: listed([0.5, 0.6]), lambda: listed([0.5, 0.0]),
+        lambda: listed([1.1]), lambda: listed(["0.5"]),
+        lambda: Schedule("spiral", 3, (0.5,)),
+        lambda: geometric(0.2, 3).density(4), lambda: geometric(0.2, 3).density(-1),
     ],
 )  # fmt: skip
 def test_schedules_refuse_nonsense_in_one_sentence(nonsense):

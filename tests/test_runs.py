@@ -177,7 +177,8 @@ def test_an_event_of_somebody_else_is_read_back_like_ours(tmp_path):
     log = Log(tmp_path / "events.jsonl")
     log.write(sent)
     log.file.write(
-        b'{"t":1,"event":"Sent","arm":"a","to":"nowhere"}\n{"t":1,"event":"Sent","arm":"a","to":"http://x","tries":"two"}\n'
+        b'{"t":1,"event":"Sent","arm":"a","to":"nowhere"}\n'
+        b'{"t":1,"event":"Sent","arm":"a","to":"http://x","tries":"two"}\n'
     )
     log.close()
     tail = Tail(tmp_path / "events.jsonl")

@@ -105,8 +105,13 @@ def test_a_run_whose_plan_was_changed_is_not_taken_up(tmp_path, capsys):
 
 def test_a_network_whose_code_was_changed_is_trained_again(tmp_path, monkeypatch):
     code = (
-        "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    def __init__(self, shape, n):\n        super().__init__()\n        self.a, self.b = nn.Linear(64, 8), nn.Linear(8, n)\n"
-        "    def forward(self, x): return self.b(torch.relu(self.a(x.flatten(1))))\n\ndef make(input_shape, n_classes): return Net(input_shape, n_classes)\n"
+        "import torch\nfrom torch import nn\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, shape, n):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(64, 8), nn.Linear(8, n)\n"
+        "    def forward(self, x): return self.b(torch.relu(self.a(x.flatten(1))))\n\n"
+        "def make(input_shape, n_classes): return Net(input_shape, n_classes)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -247,7 +252,10 @@ def test_a_worker_that_died_while_it_was_paused_is_taken_up(tmp_path):
 
 def test_a_worker_outlives_the_process_that_started_it(tmp_path):
     write_plan(plan(recipe=Recipe(epochs=5000, batch_size=32)), tmp_path / "run")
-    code = f"import time; from lottery_nb.runs.workers import resume; resume({str(tmp_path / 'run')!r}, 'cpu'); print('up', flush=True); time.sleep(99)"
+    code = (
+        "import time; from lottery_nb.runs.workers import resume; "
+        f"resume({str(tmp_path / 'run')!r}, 'cpu'); print('up', flush=True); time.sleep(99)"
+    )
     kernel = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
     )

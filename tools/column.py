@@ -70,7 +70,10 @@ def drawing(column, here):
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + PAD}" width="{WIDTH}" role="img">'
     )
-    title = f"<title>The rooms of lottery_nb in reading order; here: {here}. A room imports from those above it.</title>"
+    title = (
+        f"<title>The rooms of lottery_nb in reading order; here: {here}. "
+        "A room imports from those above it.</title>"
+    )
     return "\n".join([head, title, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
 
 

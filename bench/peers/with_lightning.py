@@ -95,7 +95,8 @@ def transfer(job, datasets):
 
 SETTINGS = {
     "loader": "torch DataLoader, persistent workers, pinned for a GPU",
-    "loop": "one Trainer.fit for all rounds (the callback rewinds what it prunes, and nothing else); no logger, checkpoints, progress bar or sanity check; benchmark=True",
+    "loop": "one Trainer.fit for all rounds (the callback rewinds what it prunes, and nothing else); "
+    "no logger, checkpoints, progress bar or sanity check; benchmark=True",
 }
 
 if __name__ == "__main__":
