@@ -48,6 +48,11 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
+    "tickets.KINDS": "FIELD_KINDS",
+    "training.Stack": "Trainer",
+    "training.SCHEDULES": "LR_SCHEDULES",
+    "tickets.TicketContents": "Ticket",
+    "stacks.LAYERS": "STACKED_FUNCTIONS",
     "follow.OVER": "ENDED",
     "forms.KINDS": "SCHEDULES",
     "forms.LARGEST": "MAX_PARAMETERS",

@@ -219,9 +219,9 @@ def test_row_2_planted_what_is_forgotten_is_seen(forget):
 
 
 def test_row_2_planted_the_guard_sees_a_start_that_is_not_the_snapshot(monkeypatch):
-    arm, real_fill = some_arm(), engine_training.Flat.fill
+    arm, real_fill = some_arm(), engine_trainer.Flat.fill
     monkeypatch.setattr(
-        engine_training.Flat,
+        engine_trainer.Flat,
         "fill",
         lambda flat, vector, k, named: real_fill(
             flat, vector, k, {n: w * (1 + 1e-6) for n, w in named.items()}

@@ -36,7 +36,7 @@ from lottery_nb.runs.reading import Run
 from lottery_nb.runs.writing import record
 from lottery_nb.engine.stacks import habits
 from lottery_nb.plans.find import find_tickets
-from lottery_nb.engine.recipes import OPTIMIZERS, Recipe, SCHEDULES
+from lottery_nb.engine.recipes import OPTIMIZERS, Recipe, LR_SCHEDULES
 from lottery_nb.engine.arms import identity, precision_of, Recall
 from lottery_nb.engine.trainer import Trainer
 from lottery_nb.engine.layout import arrange, memory_of
@@ -216,7 +216,7 @@ def test_a_network_is_the_same_in_a_stack(name):
     )
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", LR_SCHEDULES)
 @pytest.mark.parametrize(
     "numbers",
     [
@@ -788,7 +788,7 @@ def test_groups_are_cut_to_the_memory_that_is_free(monkeypatch):
     sizes = {}
     for fit in (0.2, 1, 2, 3, 100):
         monkeypatch.setattr(
-            engine_layout, "free_memory", lambda device, fit=fit: int(fit * need / training.ROOM) + 100
+            engine_layout, "free_memory", lambda device, fit=fit: int(fit * need / engine_layout.ROOM) + 100
         )
         sizes[fit] = [sorted(map(len, arrange(arms, CPU, how).groups)) for how in ("stacked", 4, "auto")]
     assert sizes == {

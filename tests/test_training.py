@@ -17,7 +17,7 @@ from lottery_nb.data.batches import batch_images, epoch_draws, epoch_order, Spli
 from lottery_nb.data.domains import domain
 from lottery_nb.models.network import Network
 from lottery_nb.rewinding.snapshots import fresh, load, masked
-from lottery_nb.engine.recipes import lr_factor, Recipe, SCHEDULES
+from lottery_nb.engine.recipes import lr_factor, Recipe, LR_SCHEDULES
 from lottery_nb.engine.arms import check_arms
 from lottery_nb.engine.trainer import evaluate
 from lottery_nb.engine.training import train
@@ -135,7 +135,7 @@ def test_a_training_is_that_of_torch_optim(rule, rate, sparse, augment):
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from(SCHEDULES), st.floats(0, 1), st.integers(1, 60))
+@given(st.sampled_from(LR_SCHEDULES), st.floats(0, 1), st.integers(1, 60))
 @example("one-cycle", 0.1, 10)
 @example("cosine", 1.0, 3)
 @example("one-cycle", 1.0, 1)

@@ -15,7 +15,7 @@ import torch
 
 from ..core import LotteryError, Registry
 
-# %% ../../nbs/engine/25_executors.ipynb #746ee9cd
+# %% ../../nbs/engine/25_executors.ipynb #8c251c8e
 class Executor(Protocol):
     "Runs jobs: yields their events as they come, returns their results in the jobs' order, and ends them when it is closed."
 
@@ -23,7 +23,7 @@ class Executor(Protocol):
         self,
         jobs: Sequence[
             Callable[[], Generator[Any, None, Any]]
-        ],  # each starts a generator of events; the engine's are `Job`s
+        ],  # each starts a stream; the engine's are `Job`s
         lanes: int,  # how many the layout wants to run at a time
     ) -> Generator[Any, None, list[Any]]: ...
 
@@ -36,14 +36,14 @@ def executor_of(
     executor: str | Executor,  # a name that `EXECUTORS` finds, or an executor itself
 ) -> Executor:
     "The executor of a name; refuses what is none."
-    found = EXECUTORS.find(executor)
-    if isinstance(found, type):
-        found = found()
-    if not callable(found):
+    execute = EXECUTORS.find(executor)
+    if isinstance(execute, type):
+        execute = execute()
+    if not callable(execute):
         raise LotteryError(
             f"executor={executor!r}: give one of {', '.join(EXECUTORS)}, 'package.module:name', or a function (jobs, lanes)"
         )
-    return found
+    return execute
 
 # %% ../../nbs/engine/25_executors.ipynb #0d6466cd
 class _Lane(threading.Thread):

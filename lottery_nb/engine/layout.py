@@ -20,11 +20,12 @@ from .stacks import Habits
 from .arms import _habits, _wanders, Arm, has_kernels, identity, NOTHING, Recall
 from .trainer import SLOTS
 
-# %% ../../nbs/engine/24_layout.ipynb #1a44410b
+# %% ../../nbs/engine/24_layout.ipynb #4239f3a6
 LAYOUTS = ("auto", "alone", "stacked")
 STACK = 16  # arms in a stack on a CPU: more do not make its step shorter
 SMALL_STEP = 100_000_000  # weights × batch × arms below which a step without convolutions is over before a second CPU thread has woken up
 ROOM = 0.5  # share of the free memory that stacks may take
+
 
 def check_layout(layout: str | int) -> None:
     "Refuse a layout that is none."
@@ -33,45 +34,34 @@ def check_layout(layout: str | int) -> None:
     else:
         check_number(layout, "layout", low=1, high=1_000_000, whole=True)
 
+
 def bucket(arm: Arm) -> tuple:
     "What arms that share steps have in common."
-    rates = replace(arm.recipe, lr=1.0, weight_decay=0.0)
-    return (
-        arm.network,
-        id(arm.domain),
-        canonical(rates),
-        arm.frozen,
-        arm.norm,
-        arm.start.step,
-        arm.start.updates,
-    )
+    recipe, start = canonical(replace(arm.recipe, lr=1.0, weight_decay=0.0)), arm.start
+    return (arm.network, id(arm.domain), recipe, arm.frozen, arm.norm, start.step, start.updates)
 
-# %% ../../nbs/engine/24_layout.ipynb #114de08e
+# %% ../../nbs/engine/24_layout.ipynb #8e8c3d6e
 def free_memory(device: torch.device) -> int:
     "Bytes that can still be had on a device."
     if device.type == "cuda":
-        return (
-            torch.cuda.mem_get_info(device)[0]
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-        )
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     with suppress(OSError, StopIteration), open("/proc/meminfo") as f:
         return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
 
 def memory_of(
     arm: Arm,
     seen: Habits,  # of its network
 ) -> int:
     "Bytes that an arm takes in a stack: weights, gradients, optimizer state and mask; what a batch keeps for the backward pass, and as much again for what the pass makes."
-    weights, batch = (
-        sum(w.numel() for w in arm.start.weights.values()),
-        min(arm.recipe.batch_size, len(arm.domain.train.y)),
-    )
+    weights = sum(w.numel() for w in arm.start.weights.values())
+    batch = min(arm.recipe.batch_size, len(arm.domain.train.y))
     single = 4 * weights * (3 + len(SLOTS[arm.recipe.optimizer])) + 2 * seen.saved * batch
     return single * (2 if arm.recipe.precision == "fp64" else 1)
 
-# %% ../../nbs/engine/24_layout.ipynb #984f6ec7
+# %% ../../nbs/engine/24_layout.ipynb #7eeebb6b
 def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> int:
     "How many arms of one bucket share their steps at most."
     first = arms[0]
@@ -90,7 +80,30 @@ def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, co
     )  # as many stacks for each core, so that none waits for the others
     return 1 if has_kernels(first) else min(-(-len(arms) // (cores * turns)), fit)
 
-# %% ../../nbs/engine/24_layout.ipynb #85121de6
+# %% ../../nbs/engine/24_layout.ipynb #7bc1c478
+def _grouped(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> list[list[Arm]]:
+    "Arms in groups that share their steps, of sizes as even as can be."
+    buckets: dict[tuple, list[Arm]] = {}
+    for a in arms:
+        buckets.setdefault(bucket(a), []).append(a)
+    groups = []
+    for same in buckets.values():
+        parts = -(-len(same) // _stack_size(same, device, layout, cores))
+        groups += [same[k * len(same) // parts : (k + 1) * len(same) // parts] for k in range(parts)]
+    return groups
+
+
+def _small(arms: Sequence[Arm]) -> bool:
+    "Whether their step is too short for a second thread."
+    weights = sum(w.numel() for w in arms[0].start.weights.values())
+    return weights * arms[0].recipe.batch_size * len(arms) < SMALL_STEP and not has_kernels(arms[0])
+
+
+def _most(arms: Sequence[Arm], layout: str | int) -> int:
+    "How many arms a layout lets share a step, whatever the memory."
+    return int({"auto": len(arms), "stacked": len(arms), "alone": 1}.get(str(layout), layout))
+
+# %% ../../nbs/engine/24_layout.ipynb #f666e72a
 def arrange(
     arms: Sequence[Arm],
     device: torch.device,
@@ -106,31 +119,15 @@ def arrange(
     if lanes > 1 and any(_wanders(a) for a in arms):
         lanes = 1
     threads = 1 if lanes > 1 or all(_small(g) for g in groups) else cores
-    own = {identity(a, device, threads): a for a in arms}
-    most = len(arms) if layout in ("auto", "stacked") else 1 if layout == "alone" else int(layout)
+    own, most = {identity(a, device, threads): a for a in arms}, _most(arms, layout)
     if known := [[own[i] for i in stack] for stack in recall.stacks(list(own)) if len(stack) <= most]:
-        told = {a.name for stack in known for a in stack}
+        taken = {a.name for stack in known for a in stack}
         places = {a.name: place for place, a in enumerate(arms)}
-        groups = known + _grouped([a for a in arms if a.name not in told], device, layout, cores)
+        groups = known + _grouped([a for a in arms if a.name not in taken], device, layout, cores)
         groups.sort(key=lambda group: min(places[a.name] for a in group))
     return Layout([[a.name for a in g] for g in groups], lanes, threads, str(layout))
 
-# %% ../../nbs/engine/24_layout.ipynb #c51acbf0
-def _grouped(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> list[list[Arm]]:
-    buckets: dict[tuple, list[Arm]] = {}
-    for a in arms:
-        buckets.setdefault(bucket(a), []).append(a)
-    groups = []
-    for same in buckets.values():
-        parts = -(-len(same) // _stack_size(same, device, layout, cores))
-        groups += [same[k * len(same) // parts : (k + 1) * len(same) // parts] for k in range(parts)]
-    return groups
-
-def _small(arms: Sequence[Arm]) -> bool:
-    weights = sum(w.numel() for w in arms[0].start.weights.values())
-    return weights * arms[0].recipe.batch_size * len(arms) < SMALL_STEP and not has_kernels(arms[0])
-
-# %% ../../nbs/engine/24_layout.ipynb #a278ebaa
+# %% ../../nbs/engine/24_layout.ipynb #3f22dd58
 MOST_THREADS = 1024  # a layout from a log that names more is damaged
 
 
@@ -139,12 +136,8 @@ def _possible(past: Layout, arms: Mapping[str, Arm]) -> bool:
     groups = [[arms[n] for n in g] for g in past.groups if all(n in arms for n in g)]
     once = sorted(a.name for g in groups for a in g) == sorted(arms)
     together = all(len(g) == 1 or len({bucket(a) for a in g}) == 1 and _habits(g[0]).stacks for g in groups)
-    return (
-        once
-        and together
-        and 1 <= past.threads <= MOST_THREADS
-        and (past.lanes <= 1 or not any(_wanders(a) for a in arms.values()))
-    )
+    beside = past.lanes <= 1 or not any(_wanders(a) for a in arms.values())
+    return once and together and 1 <= past.threads <= MOST_THREADS and beside
 
 # %% ../../nbs/engine/24_layout.ipynb #c8f87be3
 @contextmanager

@@ -5,27 +5,19 @@
 # %% auto #0
 __all__ = ['Job', 'train', 'finish']
 
-# %% ../../nbs/engine/26_training.ipynb #5a88d802
+# %% ../../nbs/engine/26_training.ipynb #eccc7e94
 import math
-
 import time
-
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-
 from functools import partial
-
 from typing import Any
 
 import torch
-
 import torch.nn.functional as F
-
 from torch import nn, Tensor
 
 from ..core import fingerprint, pick_device
-
 from lottery_nb.events import (
     ArmDone,
     ArmFailed,
@@ -38,12 +30,11 @@ from lottery_nb.events import (
     StateKept,
     Tick,
 )
-
 from ..data.batches import epoch_draws, epoch_order
-
+from ..data.domains import Domain
 from .recipes import lr_factor
 
-# %% ../../nbs/engine/26_training.ipynb #8bb64c55
+# %% ../../nbs/engine/26_training.ipynb #ad243739
 from lottery_nb.engine.arms import (
     _data_of,
     Arm,
@@ -59,56 +50,55 @@ from lottery_nb.engine.arms import (
     total_steps,
     Trained,
 )
-
 from .trainer import evaluate, guard_start, guard_zeros, recalibrated, Trainer
-
 from .layout import _possible, _threads, arrange
-
 from .executors import Executor, executor_of
 
-# %% ../../nbs/engine/26_training.ipynb #f1e8f75b
-def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
-    "Train up to step `last` (the epoch's end, or a capture), yielding ticks and adding losses and hits to `sums` [arms, 2], step by step so that stops on the way change no bit."
+# %% ../../nbs/engine/26_training.ipynb #3e09b3ed
+def _batches(t: Trainer, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+    "Inputs [arms × n, …] and labels [arms, n] of each step up to `last`; arms with the same seed see the same pictures."
     epoch, seeds, split = t.step // t.per_epoch, list(dict.fromkeys(a.seed for a in t.arms)), t.domain.train
     n, size = len(split.y), min(t.recipe.batch_size, len(split.y))
     order = torch.stack([epoch_order(n, seed, epoch) for seed in seeds]).to(t.device)
     drawn = [epoch_draws(n, seed, epoch, t.recipe.augment) for seed in seeds] if t.recipe.augment else [{}]
     draws = {k: torch.stack([d[k] for d in drawn]).to(t.device) for k in drawn[0]}
     rows = torch.tensor([seeds.index(a.seed) for a in t.arms], device=t.device)
+    while t.step < last:
+        first = t.step % t.per_epoch * size
+        here = slice(first, first + size)
+        x = t.inputs(split, order[:, here], {k: v[:, here] for k, v in draws.items()})
+        y = split.y[order[:, here]]
+        if len(seeds) < len(t.arms):
+            x, y = x.unflatten(0, y.shape)[rows].flatten(0, 1), y[rows]
+        yield x, y
+
+# %% ../../nbs/engine/26_training.ipynb #d05d4d9c
+def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
+    "Train up to step `last` (the epoch's end, or a capture), yielding ticks and adding losses and hits to `sums` [arms, 2], step by step so that stops on the way change no bit."
     turn = -(-t.per_epoch // 2) if "evaluation mode" in t.recipe.quirks else t.per_epoch
     t.model.train(t.step % t.per_epoch < turn)
     for m in t.still:
         m.eval()
     clock = time.monotonic()
-    while t.step < last:
+    for x, y in _batches(t, last):
         if t.step % t.per_epoch == turn:
             t.model.eval()
-        here = slice(at := (t.step % t.per_epoch) * size, at + size)
-        x, y = (
-            t.inputs(split, order[:, here], {k: v[:, here] for k, v in draws.items()}),
-            split.y[order[:, here]],
-        )
-        if len(seeds) < len(t.arms):
-            x, y = x.unflatten(0, y.shape)[rows].flatten(0, 1), y[rows]
         out = t.forward(x)
         losses = F.cross_entropy(out, y.flatten(), reduction="none").view_as(y).mean(1)
         losses.sum().backward()
         t.descend()
-        sums += torch.stack(
-            [losses.detach(), (out.detach().argmax(1).view_as(y) == y).to(sums.dtype).mean(1)], 1
-        )
+        hits = (out.detach().argmax(1).view_as(y) == y).to(sums.dtype).mean(1)
+        sums += torch.stack([losses.detach(), hits], 1)
         if time.monotonic() - clock > 0.1:
             clock = time.monotonic()
             for a in t.arms:
                 yield Tick(a.name, t.step / t.per_epoch, t.total / t.per_epoch)
 
-# %% ../../nbs/engine/26_training.ipynb #1ff61687
+# %% ../../nbs/engine/26_training.ipynb #65662a78
 def _note(m: Member, t: Trainer, k: int, epoch: int, validation: dict[str, float]) -> None:
     "Keep this epoch if it is the best so far (an equal one is not), or if the recipe keeps the last."
-    r = m.record
-    score = {"best accuracy": validation["accuracy"], "best loss": -validation["loss"], "last": float(epoch)}[
-        t.recipe.keep
-    ]
+    r, accuracy, loss = m.record, validation["accuracy"], validation["loss"]
+    score = {"best accuracy": accuracy, "best loss": -loss, "last": float(epoch)}[t.recipe.keep]
     r.waited += 1
     if score > r.score:
         r.score, r.epoch, r.waited, r.validation = score, epoch, 0, validation
@@ -121,71 +111,58 @@ def _look(t: Trainer, members: list[Member]) -> None:
         if t.step in m.arm.capture:
             m.record.captured[t.step] = t.snapshot(k)
 
-# %% ../../nbs/engine/26_training.ipynb #5adc9745
+# %% ../../nbs/engine/26_training.ipynb #f65ff3d2
+def _diverged(training: float, validation: float) -> str:
+    "Which loss is no number any more; '' for none."
+    losses = {"training": training, "validation": validation}
+    return next((f"{what} loss became {v}" for what, v in losses.items() if not math.isfinite(v)), "")
+
+
+def _epoch_done(
+    m: Member, t: Trainer, k: int, loss: float, accuracy: float, validation: dict[str, float], seconds: float
+) -> Iterator[Event]:
+    "What an epoch was for one arm: noted and told, or the end of an arm whose loss exploded."
+    epoch, lr = -(-t.step // t.per_epoch), m.arm.recipe.lr
+    m.record.seconds += seconds
+    if bad := _diverged(loss, validation["loss"]):
+        why = f"the {bad} in epoch {epoch}: lower Recipe.lr (now {lr:g}) or lengthen Recipe.warmup"
+        m.record = Record(failed=why, ended=t.step, seconds=m.record.seconds)
+        return
+    _note(m, t, k, epoch, validation)
+    lr *= lr_factor(t.recipe, t.step - 1, t.total)
+    seen = (validation["loss"], validation["accuracy"])
+    yield m.tell(EpochDone(m.arm.name, epoch, t.step, lr, loss, accuracy, *seen, seconds))
+
+# %% ../../nbs/engine/26_training.ipynb #adf94f1c
 def _epoch(t: Trainer, members: list[Member]) -> Iterator[Event]:
     "Train all members for an epoch, or what is left of it, and look at the validation data."
-    clock, begin, sums = (
-        time.monotonic(),
-        t.step,
-        torch.zeros(len(members), 2, dtype=t.dtype, device=t.device),
-    )
+    clock, begin = time.monotonic(), t.step
+    sums = torch.zeros(len(members), 2, dtype=t.dtype, device=t.device)
     end = min((t.step // t.per_epoch + 1) * t.per_epoch, t.total)
-    stops = {s for m in members for s in m.arm.capture} | {begin + 1}
+    stops = {s for m in members for s in m.arm.capture} | {begin + 1, end}
     if "rebuilt optimizer" in t.recipe.quirks and begin % t.per_epoch == 0:
         for slot in t.state.values():
             slot.zero_()
     _look(t, members)
     while t.step < end:
-        yield from _run_epoch(t, min([s for s in stops if s > t.step] + [end]), sums)
+        yield from _run_epoch(t, min(s for s in stops if s > t.step), sums)
         guard_zeros(t)
         _look(t, members)
-    epoch, done = -(-t.step // t.per_epoch), t.step - begin
     validation = evaluate(t, t.domain.validation)
-    seconds = (time.monotonic() - clock) / len(members)
+    seconds, done = (time.monotonic() - clock) / len(members), t.step - begin
     for k, (m, (loss, hits), seen) in enumerate(zip(members, sums.tolist(), validation, strict=True)):
-        m.record.seconds += seconds
-        bad = next(
-            (
-                f"{what} loss became {v}"
-                for what, v in (("training", loss), ("validation", seen["loss"]))
-                if not math.isfinite(v)
-            ),
-            "",
-        )
-        if bad:
-            why = f"the {bad} in epoch {epoch}: lower Recipe.lr (now {m.arm.recipe.lr:g}) or lengthen Recipe.warmup"
-            m.record = Record(failed=why, ended=t.step, seconds=m.record.seconds)
-            continue
-        _note(m, t, k, epoch, seen)
-        lr = m.arm.recipe.lr * lr_factor(t.recipe, t.step - 1, t.total)
-        yield m.tell(
-            EpochDone(
-                m.arm.name,
-                epoch,
-                t.step,
-                lr,
-                loss / done,
-                hits / done,
-                seen["loss"],
-                seen["accuracy"],
-                seconds,
-            )
-        )
+        yield from _epoch_done(m, t, k, loss / done, hits / done, seen, seconds)
 
-# %% ../../nbs/engine/26_training.ipynb #8aec6213
+# %% ../../nbs/engine/26_training.ipynb #aa057a26
 def _result(m: Member, t: Trainer | None = None, k: int = 0) -> Trained:
     "What an arm gave; with the trainer, where it stood at the end too."
-    if m.record.failed:
-        return Trained(m.arm, failed=m.record.failed)
+    r = m.record
+    if r.failed:
+        return Trained(m.arm, failed=r.failed)
     weights = m.arm.returns_weights
-    return Trained(
-        m.arm,
-        m.record.kept if weights else None,
-        t.snapshot(k) if weights and t else None,
-        m.record.captured,
-        m.record.epoch,
-        m.metrics,
-    )
+    last = t.snapshot(k) if weights and t else None
+    return Trained(m.arm, r.kept if weights else None, last, r.captured, r.epoch, m.metrics)
+
 
 def _tested(members: list[Member], device: torch.device, template: nn.Module) -> None:
     "The one reading of test data: with the weights of each arm's kept epoch."
@@ -197,22 +174,7 @@ def _tested(members: list[Member], device: torch.device, template: nn.Module) ->
     for m, metrics in zip(members, evaluate(t, test), strict=True):
         m.metrics["test"] = metrics
 
-# %% ../../nbs/engine/26_training.ipynb #d149c502
-def _ended(m: Member, recall: Recall) -> Iterator[Event]:
-    "The end of an arm: its result is kept, then told."
-    r, arm = m.record, m.arm
-    epoch = -(-r.ended // steps_per_epoch(arm.domain, arm.recipe))
-    end = m.tell(
-        ArmFailed(arm.name, epoch, r.ended, r.failed)
-        if r.failed
-        else ArmDone(arm.name, r.epoch, m.metrics, r.seconds)
-    )
-    if m.identity:
-        yield from _kept(
-            [m], partial(recall.keep_result, m.identity, Saved(r, None, m.metrics, tuple(m.told)))
-        )
-    yield end
-
+# %% ../../nbs/engine/26_training.ipynb #6bc2aefd
 def _kept(members: list[Member], keep: Callable[[], Any]) -> Generator[Event, None, Any]:
     "Keep a result or a state; where it cannot be written (the disk is full), that is told and the training goes on."
     try:
@@ -221,28 +183,128 @@ def _kept(members: list[Member], keep: Callable[[], Any]) -> Generator[Event, No
         names = ", ".join(m.arm.name for m in members)
         yield NotSaved(names, f"the state of {names} could not be written: {e}")
 
-# %% ../../nbs/engine/26_training.ipynb #5bbda7f9
-def _taken(
-    arms: Sequence[Arm], names: Sequence[str], saved: Sequence[Saved]
-) -> Generator[Event, None, list[Trained]]:
-    "Tell what earlier trainings told, under this run's names."
-    results = []
-    for arm, name, s in zip(arms, names, saved, strict=True):
-        yield ArmTaken(arm.name, name)
-        yield from _told_again(arm, s.told)
-        results.append(_result(Member(arm, name, s.record, None, s.metrics)))
-    return results
 
+def _ended(m: Member, recall: Recall) -> Iterator[Event]:
+    "The end of an arm: its result is kept, then told."
+    r, arm = m.record, m.arm
+    if r.failed:
+        epoch = -(-r.ended // steps_per_epoch(arm.domain, arm.recipe))
+        end = m.tell(ArmFailed(arm.name, epoch, r.ended, r.failed))
+    else:
+        end = m.tell(ArmDone(arm.name, r.epoch, m.metrics, r.seconds))
+    if m.identity:
+        result = Saved(r, None, m.metrics, tuple(m.events))
+        yield from _kept([m], partial(recall.keep_result, m.identity, result))
+    yield end
 
-def _told_again(arm: Arm, told: Iterable[Event]) -> Iterator[Any]:
-    "What was told of an arm before, under its name and tags in this run."
-    for e in told:
+# %% ../../nbs/engine/26_training.ipynb #4bc9052c
+def _retold(arm: Arm, events: Iterable[Event]) -> Iterator[Any]:
+    "The events of an arm in an earlier run, under its name and tags in this one."
+    for e in events:
         if isinstance(e, ArmStarted):
             yield replace(e, arm=arm.name, tags=dict(arm.tags))
         elif isinstance(e, (EpochDone, ArmDone, ArmFailed)):
             yield replace(e, arm=arm.name)
 
-# %% ../../nbs/engine/26_training.ipynb #c6427b1c
+
+def _taken(
+    arms: Sequence[Arm], names: Sequence[str], saved: Sequence[Saved]
+) -> Generator[Event, None, list[Trained]]:
+    "Arms that were trained before: their events again, and their results."
+    results = []
+    for arm, name, s in zip(arms, names, saved, strict=True):
+        yield ArmTaken(arm.name, name)
+        yield from _retold(arm, s.told)
+        results.append(_result(Member(arm, name, s.record, None, s.metrics)))
+    return results
+
+# %% ../../nbs/engine/26_training.ipynb #a1c0daac
+def _known_as(arms: Sequence[Arm], device: torch.device) -> tuple[list[Arm], list[str], str]:
+    "Arms in the one order that they have in a stack, so that it rounds the same in every run; their identities; that of their state, '' where they have none."
+
+    def place(a: Arm) -> tuple:
+        mask = a.mask.fingerprint if a.mask is not None else ""
+        return a.seed, a.start.fingerprint, mask, a.recipe.lr, a.recipe.weight_decay
+
+    arms = sorted(arms, key=place)
+    names = in_stack([identity(a, device, torch.get_num_threads()) for a in arms])
+    return arms, names, fingerprint("state", *names) if all(names) else ""
+
+
+def _apart(record: Record) -> Record:
+    "A record that does not change when this one does."
+    return replace(record, captured=dict(record.captured))
+
+
+def _standing(members: list[Member], living: list[Member], t: Trainer) -> dict[str, Saved]:
+    "The arms of a stack as they stand, by identity; those that have ended stand nowhere."
+    places = {id(m): k for k, m in enumerate(living) if m.now is not None and not m.record.failed}
+    now = {id(m): t.snapshot(places[id(m)]) if id(m) in places else None for m in members}
+    return {m.identity: Saved(_apart(m.record), now[id(m)], m.metrics, tuple(m.events)) for m in members}
+
+# %% ../../nbs/engine/26_training.ipynb #2719e7ec
+def _members(
+    arms: Sequence[Arm],
+    names: Sequence[str],
+    saved: Mapping[str, Saved],
+    device: torch.device,
+    template: nn.Module,
+) -> list[Member]:
+    "Arms from where they were saved, or from their starts, with batch norm measured anew where that is asked for."
+    if saved:
+        known = [(a, n, saved[n]) for a, n in zip(arms, names, strict=True)]
+        return [Member(a, n, _apart(s.record), s.now, s.metrics) for a, n, s in known]
+    measure = arms[0].norm == "recalibrated" and arms[0].frozen
+    starts = [recalibrated(a, device, template) if measure else a.start for a in arms]
+    return [Member(a, n, Record(), start) for a, n, start in zip(arms, names, starts, strict=True)]
+
+
+def _started(m: Member, earlier: Sequence[Event]) -> Iterator[Event]:
+    "An arm begins; one that was cut off tells its epochs again."
+    arm = m.arm
+    epochs = (total_steps(arm) - arm.start.step) / steps_per_epoch(arm.domain, arm.recipe)
+    yield m.tell(ArmStarted(arm.name, dict(arm.tags), epochs, len(arm.domain.train.y), m.identity))
+    for e in _retold(arm, [e for e in earlier if isinstance(e, EpochDone)]):
+        yield m.tell(e)
+
+# %% ../../nbs/engine/26_training.ipynb #926ca70b
+def _until_one_leaves(
+    t: Trainer, living: list[Member], members: list[Member], state: str, recall: Recall
+) -> Iterator[Event]:
+    "Train epoch by epoch until an arm has ended; the state is kept after each epoch, where that is wanted."
+    while not any(m.over(t.step) for m in living):
+        yield from _epoch(t, living)
+        if not state or all(m.over(t.step) for m in living):
+            continue
+        if (
+            yield from _kept(
+                living, partial(recall.keep_state, state, partial(_standing, members, living, t))
+            )
+        ):
+            yield StateKept([m.arm.name for m in living], state)
+
+# %% ../../nbs/engine/26_training.ipynb #298eabf4
+def _stages(
+    members: list[Member], device: torch.device, template: nn.Module, state: str, recall: Recall
+) -> Generator[Event, None, dict[str, Trained]]:
+    "Train a stack to the end of its last arm; each stage ends when arms leave."
+    results: dict[str, Trained] = {}
+    while living := [m for m in members if m.now is not None]:
+        t = Trainer([replace(m.arm, start=m.now) for m in living], device, template)  # type: ignore[arg-type]
+        guard_start(t)
+        if 1 < len(living) < len(members):
+            yield Layout([[m.arm.name for m in living]])
+        yield from _until_one_leaves(t, living, members, state, recall)
+        leaving = [m for m in living if m.over(t.step)]
+        _tested([m for m in leaving if not m.record.failed], device, template)
+        for k, m in enumerate(living):
+            m.now = None if m in leaving else t.snapshot(k)
+            if m in leaving:
+                results[m.arm.name] = _result(m, t, k)
+                yield from _ended(m, recall)
+    return results
+
+# %% ../../nbs/engine/26_training.ipynb #25a0a874
 def _train_stack(
     arms: Sequence[Arm], device: torch.device, recall: Recall, template: nn.Module
 ) -> Generator[Event, None, list[Trained]]:
@@ -254,88 +316,23 @@ def _train_stack(
         recall.drop_state(state)
         return taken
     saved = recall.state(state) if state else {}
-    if set(saved) != set(names):
-        saved = {}
-    members = [
-        Member(a, n, _apart(saved[n].record), saved[n].now, saved[n].metrics)
-        if saved
-        else Member(a, n, Record(), a.start)
-        for a, n in zip(arms, names, strict=True)
-    ]
-    if not saved and arms[0].norm == "recalibrated" and arms[0].frozen:
-        for m in members:
-            m.now = recalibrated(m.arm, device, template)
-    results: dict[str, Trained] = {}
+    saved = saved if set(saved) == set(names) else {}
+    members, results = _members(arms, names, saved, device, template), {}
     for m in members:
-        epochs = (total_steps(m.arm) - m.arm.start.step) / steps_per_epoch(m.arm.domain, m.arm.recipe)
-        yield m.tell(ArmStarted(m.arm.name, dict(m.arm.tags), epochs, len(m.arm.domain.train.y), m.identity))
-        if saved:
-            for e in _told_again(m.arm, [e for e in saved[m.identity].told if isinstance(e, EpochDone)]):
-                yield m.tell(e)
+        yield from _started(m, saved[m.identity].told if saved else ())
         if m.now is None:
             results[m.arm.name] = _result(m)
             yield from _ended(m, recall)
-    yield from _stages(members, results, device, template, state, recall)
+    results |= yield from _stages(members, device, template, state, recall)
     if state:
         recall.drop_state(state)
     return [results[a.name] for a in arms]
 
-# %% ../../nbs/engine/26_training.ipynb #859054cd
-def _known_as(arms: Sequence[Arm], device: torch.device) -> tuple[list[Arm], list[str], str]:
-    "Arms in the one order that they have in a stack, so that it rounds the same in every run; their identities; that of their state, '' where they have none."
-    mask_of = lambda a: a.mask.fingerprint if a.mask is not None else ""
-    arms = sorted(
-        arms, key=lambda a: (a.seed, a.start.fingerprint, mask_of(a), a.recipe.lr, a.recipe.weight_decay)
-    )
-    names = in_stack([identity(a, device, torch.get_num_threads()) for a in arms])
-    return arms, names, fingerprint("state", *names) if all(names) else ""
+# %% ../../nbs/engine/26_training.ipynb #3a97ba14
+def _out_of_memory(e: Exception) -> bool:
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
 
-def _apart(record: Record) -> Record:
-    "A record that does not change when this one does."
-    return replace(record, captured=dict(record.captured))
 
-# %% ../../nbs/engine/26_training.ipynb #0c4690ce
-def _stages(
-    members: list[Member],
-    results: dict[str, Trained],
-    device: torch.device,
-    template: nn.Module,
-    state: str,
-    recall: Recall,
-) -> Iterator[Event]:
-    "Train a stack to the end of its last arm; each stage ends when arms leave."
-    while living := [m for m in members if m.now is not None]:
-        t = Trainer([replace(m.arm, start=m.now) for m in living], device, template)  # type: ignore[arg-type]
-        guard_start(t)
-        if 1 < len(living) < len(members):
-            yield Layout([[m.arm.name for m in living]])
-
-        def saved(t: Trainer = t, living: list[Member] = living) -> dict[str, Saved]:
-            places = {id(m): k for k, m in enumerate(living)}
-            gone = lambda m: m.now is None or m.record.failed
-            return {
-                m.identity: Saved(
-                    _apart(m.record), None if gone(m) else t.snapshot(places[id(m)]), m.metrics, tuple(m.told)
-                )
-                for m in members
-            }
-
-        while not any(m.over(t.step) for m in living):
-            yield from _epoch(t, living)
-            if not state or all(m.over(t.step) for m in living):
-                continue
-            if (yield from _kept(living, partial(recall.keep_state, state, saved))):
-                yield StateKept([m.arm.name for m in living], state)
-        leaving = [m for m in living if m.over(t.step)]
-        _tested([m for m in leaving if not m.record.failed], device, template)
-        for k, m in enumerate(living):
-            m.now = None if m in leaving else t.snapshot(k)
-            if m not in leaving:
-                continue
-            results[m.arm.name] = _result(m, t, k)
-            yield from _ended(m, recall)
-
-# %% ../../nbs/engine/26_training.ipynb #17d2a90d
 def _train_group(
     arms: Sequence[Arm], device: torch.device, recall: Recall, template: nn.Module
 ) -> Generator[Event, None, list[Trained]]:
@@ -343,9 +340,7 @@ def _train_group(
     try:
         return (yield from _train_stack(arms, device, recall, template))
     except (RuntimeError, MemoryError) as e:
-        if len(arms) == 1 or not (
-            isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(e)
-        ):
+        if len(arms) == 1 or not _out_of_memory(e):
             raise
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -375,7 +370,23 @@ class Job:
     def __reduce__(self) -> tuple:
         return Job, (list(self.arms), self.device, self.recall, self.threads)
 
-# %% ../../nbs/engine/26_training.ipynb #aa3046e0
+# %% ../../nbs/engine/26_training.ipynb #122896e9
+def _on_device(arms: Iterable[Arm], device: torch.device) -> dict[str, Arm]:
+    "Arms by name, their data on the device; domains of the same content are there once."
+    there: dict[str, Domain] = {}
+    for a in arms:
+        if (key := _data_of(a.domain)) not in there:
+            there[key] = a.domain.to(device)
+    return {a.name: replace(a, domain=there[_data_of(a.domain)]) for a in arms}
+
+
+def _jobs(plan: Layout, arms: dict[str, Arm], device: torch.device, recall: Recall) -> list[Job]:
+    "The groups of a layout as jobs; each network is built once."
+    templates = {n: n.build(0) for n in {a.network: None for a in arms.values()}}
+    groups = [[arms[name] for name in group] for group in plan.groups]
+    return [Job(group, device, recall, plan.threads, templates[group[0].network]) for group in groups]
+
+# %% ../../nbs/engine/26_training.ipynb #8684ab94
 def train(
     arms: Iterable[Arm],
     device: str | torch.device = "auto",
@@ -383,29 +394,21 @@ def train(
     layout: str
     | int = "auto",  # which arms share their steps: 'auto', 'alone', 'stacked', or how many at most
     executor: str
-    | Executor = "threads",  # what runs the groups of arms: a name in `EXECUTORS`, 'package.module:name', or an executor
+    | Executor = "threads",  # what runs groups of arms: of `EXECUTORS`, 'package.module:name', or itself
 ) -> Generator[Event, None, list[Trained]]:
     "Train arms, yielding events; returns a `Trained` for each, in their order. Refuses bad arms before the first one starts."
-    arms, where, there, execute = list(arms), pick_device(device), {}, executor_of(executor)  # type: ignore[var-annotated]
+    arms, where, execute = list(arms), pick_device(device), executor_of(executor)
     check_arms(arms)
-    for a in arms:
-        if (key := _data_of(a.domain)) not in there:
-            there[key] = a.domain.to(where)
-    here = {a.name: replace(a, domain=there[_data_of(a.domain)]) for a in arms}
+    here = _on_device(arms, where)
     past = recall.layout([a.name for a in arms])
     plan = past if past and _possible(past, here) else arrange(list(here.values()), where, layout, recall)
     yield plan
-    templates = {n: n.build(0) for n in {a.network: None for a in arms}}
-    jobs = [
-        Job([here[n] for n in g], where, recall, plan.threads, templates[here[g[0]].network])
-        for g in plan.groups
-    ]
     with _threads(plan.threads, where):
-        done = yield from execute(jobs, plan.lanes)
+        done = yield from execute(_jobs(plan, here, where, recall), plan.lanes)
     results = {r.arm.name: r for group in done for r in group}
     return [results[a.name] for a in arms]
 
-# %% ../../nbs/engine/26_training.ipynb #dbf05518
+
 def finish(events: Generator[Event, None, Any]) -> Any:
     "Run a generator of events to its end and give its return value."
     while True:

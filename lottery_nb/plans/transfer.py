@@ -6,73 +6,93 @@
 __all__ = ['StartPoint', 'Body', 'TransferHead', 'Normalise', 'START_POINTS', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE',
            'TransferPlan', 'target_domain', 'in_vocabulary', 'settle', 'trained_from', 'transfer_arms', 'transfer']
 
-# %% ../../nbs/plans/29_transfer.ipynb #601efa9d
-from collections.abc import Generator, Iterable, Iterator, Sequence
-
+# %% ../../nbs/plans/29_transfer.ipynb #3acca1cc
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-
 from typing import Any, get_args, Literal
 
 import torch
-
 from torch import nn
 
-from lottery_nb.core import (
-    about,
-    canonical,
-    check_choice,
-    check_number,
-    data,
-    fingerprint,
-    generator,
-    LotteryError,
-    pick_device,
-    setting,
-)
-
+from ..core import about, canonical, check_choice, check_number, data, fingerprint, generator
+from ..core import LotteryError, pick_device, setting
 from ..events import Event, Planned
-
 from ..data.texts import shared_pieces, Vocabulary
-
 from ..data.domains import Domain, domain, for_plan
-
+from ..models.network import Network
 from ..pruning.masks import Mask
-
 from ..pruning.scopes import kept_count
-
 from ..rewinding.snapshots import fresh, Snapshot
-
 from ..rewinding.points import Beginning, head_names, refit
-
 from ..rewinding.controls import at_rate, Control, CONTROLS, Role, TICKET
 
-# %% ../../nbs/plans/29_transfer.ipynb #53bdd296
+# %% ../../nbs/plans/29_transfer.ipynb #14123632
 from ..engine.recipes import Recipe
-
 from ..engine.arms import Arm, FROZEN_NORM, FrozenNorm, NOTHING, Recall, total_steps, Trained
-
 from ..engine.executors import Executor
-
 from ..engine.training import train
-
 from .tickets import Ticket
-
 from .find import check_rates
 
-# %% ../../nbs/plans/29_transfer.ipynb #347288bc
+# %% ../../nbs/plans/29_transfer.ipynb #7f2a666f
 StartPoint = Literal["rewind", "source-trained", "fresh"]
 Body = Literal["fine-tune", "frozen"]
 TransferHead = Literal["new", "mlp", "reuse", "source size"]
 Normalise = Literal["target", "source"]
+START_POINTS, BODIES = get_args(StartPoint), get_args(Body)
+TRANSFER_HEADS, NORMALISE = get_args(TransferHead), get_args(Normalise)
 
-START_POINTS, BODIES, TRANSFER_HEADS, NORMALISE = (
-    get_args(StartPoint),
-    get_args(Body),
-    get_args(TransferHead),
-    get_args(Normalise),
-)
+# %% ../../nbs/plans/29_transfer.ipynb #2ed0351c
+def _several(given: Any, place: str) -> tuple:
+    "A field that holds several things, of which one may stand alone; refuses what holds nothing."
+    if isinstance(given, (str, Domain, Ticket)) or callable(given):
+        return (given,)
+    if isinstance(given, Iterable):
+        return tuple(given)
+    raise LotteryError(f"{place}={given!r}: give a list", place)
 
-# %% ../../nbs/plans/29_transfer.ipynb #0f7eac9a
+# %% ../../nbs/plans/29_transfer.ipynb #efbb1524
+def _check_tickets(tickets: Sequence[Ticket]) -> None:
+    "Refuse what is no ticket, and a ticket that stands twice."
+    for t in tickets:
+        if not isinstance(t, Ticket):
+            raise LotteryError(
+                f"TransferPlan.tickets holds {t!r}: give tickets, such as found.tickets or Ticket.load(path)",
+                "TransferPlan.tickets",
+            )
+    if len({(t.name, t.plan) for t in tickets}) < len(tickets):
+        raise LotteryError(
+            "TransferPlan.tickets holds a ticket twice: give each one once", "TransferPlan.tickets"
+        )
+
+# %% ../../nbs/plans/29_transfer.ipynb #45f7fea4
+def _check_transfer(p: "TransferPlan") -> None:
+    "What can be checked without loading data."
+    for name in ("tickets", "targets", "start", "controls"):
+        place = f"TransferPlan.{name}"
+        object.__setattr__(p, name, _several(getattr(p, name), place))
+        if not getattr(p, name) and name != "controls":
+            raise LotteryError(f"{place} is empty: give at least one", place, "empty")
+    with about("TransferPlan.targets"):
+        object.__setattr__(p, "targets", tuple(for_plan(t) for t in p.targets))
+    with about("TransferPlan.controls"):
+        object.__setattr__(p, "controls", tuple(CONTROLS.keep(c) for c in p.controls))
+    if not isinstance(p.recipe, (Recipe, type(None))):
+        raise LotteryError(
+            f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets",
+            "TransferPlan.recipe",
+        )
+    _check_tickets(p.tickets)
+    for how in [p.recipe] if p.recipe else [t.recipe for t in p.tickets]:
+        object.__setattr__(p, "rates", check_rates(p.rates, how.lr, "TransferPlan.rates"))
+    words = dict(body=BODIES, norm=FROZEN_NORM, head=TRANSFER_HEADS, normalise=NORMALISE)
+    for name, choices in words.items():
+        check_choice(getattr(p, name), choices, f"TransferPlan.{name}")
+    for start in p.start:
+        check_choice(start, START_POINTS, "TransferPlan.start")
+    check_number(p.floor, "TransferPlan.floor", high=1)
+
+# %% ../../nbs/plans/29_transfer.ipynb #92ebb34d
 @data
 class TransferPlan:
     "Carry tickets to target domains: starting points, body, head and controls."
@@ -87,7 +107,8 @@ class TransferPlan:
         "batch-norm statistics of a frozen body: kept, recalibrated on the target, or updated", default="kept"
     )
     head: TransferHead = setting(
-        "a new one; 'mlp': a new one of 2 layers; 'reuse': the source's; 'source size': a new one with the source's outputs where those are more",
+        "a new one; 'mlp': a new one of 2 layers; 'reuse': the source's; "
+        "'source size': a new one with the source's outputs where those are more",
         default="new",
     )
     controls: tuple = setting(
@@ -127,55 +148,7 @@ class TransferPlan:
         "The tickets' sources, as one string."
         return ", ".join(dict.fromkeys(t.source for t in self.tickets))
 
-# %% ../../nbs/plans/29_transfer.ipynb #2ed0351c
-def _several(given: Any, place: str) -> tuple:
-    "A field that holds several things, of which one may stand alone; refuses what holds nothing."
-    if isinstance(given, (str, Domain, Ticket)) or callable(given):
-        return (given,)
-    if isinstance(given, Iterable):
-        return tuple(given)
-    raise LotteryError(f"{place}={given!r}: give a list", place)
-
-# %% ../../nbs/plans/29_transfer.ipynb #5086684a
-def _check_transfer(p: TransferPlan) -> None:
-    "What can be checked without loading data."
-    for name in ("tickets", "targets", "start", "controls"):
-        object.__setattr__(p, name, _several(getattr(p, name), f"TransferPlan.{name}"))
-    for name in ("tickets", "targets", "start"):
-        if not getattr(p, name):
-            raise LotteryError(
-                f"TransferPlan.{name} is empty: give at least one", f"TransferPlan.{name}", "empty"
-            )
-    for t in p.tickets:
-        if not isinstance(t, Ticket):
-            raise LotteryError(
-                f"TransferPlan.tickets holds {t!r}: give tickets, such as found.tickets or Ticket.load(path)",
-                "TransferPlan.tickets",
-            )
-    with about("TransferPlan.targets"):
-        object.__setattr__(p, "targets", tuple(for_plan(t) for t in p.targets))
-    for s in p.start:
-        check_choice(s, START_POINTS, "TransferPlan.start")
-    with about("TransferPlan.controls"):
-        object.__setattr__(p, "controls", tuple(CONTROLS.keep(c) for c in p.controls))
-    if not isinstance(p.recipe, (Recipe, type(None))):
-        raise LotteryError(
-            f"TransferPlan.recipe={p.recipe!r}: give a Recipe, or None for the one that found the tickets",
-            "TransferPlan.recipe",
-        )
-    for how in [p.recipe] if p.recipe else [t.recipe for t in p.tickets]:
-        object.__setattr__(p, "rates", check_rates(p.rates, how.lr, "TransferPlan.rates"))
-    check_choice(p.body, BODIES, "TransferPlan.body")
-    check_choice(p.norm, FROZEN_NORM, "TransferPlan.norm")
-    check_choice(p.head, TRANSFER_HEADS, "TransferPlan.head")
-    check_choice(p.normalise, NORMALISE, "TransferPlan.normalise")
-    check_number(p.floor, "TransferPlan.floor", high=1)
-    if len(set((t.name, t.plan) for t in p.tickets)) < len(p.tickets):
-        raise LotteryError(
-            "TransferPlan.tickets holds a ticket twice: give each one once", "TransferPlan.tickets"
-        )
-
-# %% ../../nbs/plans/29_transfer.ipynb #1403dd09
+# %% ../../nbs/plans/29_transfer.ipynb #804d02e3
 def target_domain(
     ticket: Ticket,
     target: str | Domain,
@@ -183,9 +156,11 @@ def target_domain(
 ) -> Domain:
     "The target in the shape that the ticket's network takes, its texts cut by the ticket's vocabulary unless the target says its own; refuses pictures for texts."
     there, own = domain(target), ticket.vocabulary
-    if (there.modality == "text") != (own is not None):
+    holds, reads = (there.modality == "text"), own is not None
+    if holds != reads:
+        kinds = {True: "texts", False: "pictures"}
         raise LotteryError(
-            f"{there.name} holds {'texts' if own is None else 'pictures'} and ticket {ticket.name} reads {'pictures' if own is None else 'texts'}: give targets of its kind",
+            f"{there.name} holds {kinds[holds]} and ticket {ticket.name} reads {kinds[reads]}: give targets of its kind",
             "TransferPlan.targets",
         )
     if own is not None and not there.reads_its_own:
@@ -200,12 +175,20 @@ def _rows(old: torch.Tensor, drawn: torch.Tensor, pairs: tuple[torch.Tensor, tor
     new[theirs] = old[ours]
     return new
 
+
 def _drawn_bits(bits: torch.Tensor, pieces: int, seed: int) -> torch.Tensor:
     "A random mask [pieces, features] that keeps the share of weights that `bits` keeps."
     kept = kept_count(bits.double().mean().item(), size := pieces * bits.shape[1])
     return (torch.randperm(size, generator=generator(seed, "pieces")) < kept).view(pieces, -1)
 
-# %% ../../nbs/plans/29_transfer.ipynb #b5e52d76
+# %% ../../nbs/plans/29_transfer.ipynb #c290acb5
+def _embeddings(network: Network) -> set[str]:
+    "Names of the weights that have a row for each piece of the network's vocabulary."
+    modules = network.skeleton().named_modules()
+    tables = {n: m for n, m in modules if isinstance(m, nn.Embedding)}
+    return {f"{n}.weight" for n, m in tables.items() if m.num_embeddings == network.vocabulary}
+
+
 def in_vocabulary(
     ticket: Ticket,
     vocabulary: Vocabulary | None,  # None: of pictures
@@ -213,34 +196,20 @@ def in_vocabulary(
     "The ticket for texts that another vocabulary cuts; itself where it is its own."
     if ticket.vocabulary is None or vocabulary is None or vocabulary == ticket.vocabulary:
         return ticket
-    network = ticket.network.with_(vocabulary=len(vocabulary))
-    layers = [
-        f"{n}.weight"
-        for n, m in ticket.network.skeleton().named_modules()
-        if isinstance(m, nn.Embedding) and m.num_embeddings == ticket.network.vocabulary
-    ]
+    network, tables = ticket.network.with_(vocabulary=len(vocabulary)), _embeddings(ticket.network)
     pairs, drawn = shared_pieces(ticket.vocabulary, vocabulary), fresh(network, ticket.seed, "pieces")
 
     def moved(s: Snapshot) -> Snapshot:
-        return Snapshot(
-            {n: _rows(w, drawn.weights[n], pairs) if n in layers else w for n, w in s.weights.items()},
-            s.buffers,
-            step=s.step,
-        )
+        rows = {n: _rows(s.weights[n], drawn.weights[n], pairs) for n in s.weights if n in tables}
+        return Snapshot({**s.weights, **rows}, s.buffers, step=s.step)
 
-    bits = {
-        n: _rows(b, _drawn_bits(b, len(vocabulary), ticket.seed), pairs) if n in layers else b
-        for n, b in ticket.mask.items()
-    }
-    return replace(
-        ticket,
-        mask=Mask(bits),
-        network=network,
-        snapshots={k: moved(s) for k, s in ticket.snapshots.items()},
-        vocabulary=vocabulary,
-    )
+    kept = {n: b for n, b in ticket.mask.items() if n in tables}
+    bits = {n: _rows(b, _drawn_bits(b, len(vocabulary), ticket.seed), pairs) for n, b in kept.items()}
+    points = {k: moved(s) for k, s in ticket.snapshots.items()}
+    mask = Mask({**ticket.mask, **bits})
+    return replace(ticket, mask=mask, network=network, snapshots=points, vocabulary=vocabulary)
 
-# %% ../../nbs/plans/29_transfer.ipynb #c342e4d1
+# %% ../../nbs/plans/29_transfer.ipynb #0d0bf4c6
 def settle(
     ticket: Ticket,
     there: Domain,  # from `target_domain`
@@ -248,45 +217,41 @@ def settle(
     head: str = "new",  # or 'mlp', 'reuse', 'source size'
 ) -> tuple[Beginning, frozenset[str]]:
     "What the ticket begins with on a target, and the names of its head's parameters; refuses a reused head of another class count."
-    if head == "reuse" and there.n_classes != ticket.network.n_classes:
+    classes, seed = ticket.network.n_classes, ticket.seed
+    if head == "reuse" and there.n_classes != classes:
         raise LotteryError(
-            f"TransferPlan.head='reuse': {there.name} has {there.n_classes} classes and the ticket's head {ticket.network.n_classes}: use head='new'",
+            f"TransferPlan.head='reuse': {there.name} has {there.n_classes} classes and the ticket's head {classes}: use head='new'",
             "TransferPlan.head",
         )
     ticket = in_vocabulary(ticket, there.vocabulary)
-    n_classes = max(there.n_classes, ticket.network.n_classes) if head == "source size" else there.n_classes
+    n_classes = max(there.n_classes, classes) if head == "source size" else there.n_classes
     network = ticket.network.with_(n_classes=n_classes, head="mlp" if head == "mlp" else ticket.network.head)
-    body = fresh(network, ticket.seed, "reinit") if start == "fresh" else ticket.start(start)
-    drawn = None if head == "reuse" else fresh(network, ticket.seed, "head", there.name)
-    return refit(
-        Beginning(ticket.network, ticket.mask, body, ticket.seed, ticket.round), network, drawn
-    ), head_names(network)
+    body = fresh(network, seed, "reinit") if start == "fresh" else ticket.start(start)
+    drawn = None if head == "reuse" else fresh(network, seed, "head", there.name)
+    begin = Beginning(ticket.network, ticket.mask, body, seed, ticket.round)
+    return refit(begin, network, drawn), head_names(network)
 
-# %% ../../nbs/plans/29_transfer.ipynb #4a22b83e
+# %% ../../nbs/plans/29_transfer.ipynb #1f6976a5
 def _place(target: str | Domain) -> str:
     "What tells one target from another: its content, its split, and its vocabulary where it says one."
     d = domain(target)
-    return fingerprint(
-        d.fingerprint, d.held_out, d.vocabulary.fingerprint if d.reads_its_own and d.vocabulary else None
-    )
+    words = d.vocabulary.fingerprint if d.reads_its_own and d.vocabulary else None
+    return fingerprint(d.fingerprint, d.held_out, words)
 
 
-def _labels(things: dict[str, str]) -> dict[str, str]:
+def _labels(things: Mapping[str, str]) -> dict[str, str]:
     "Identity -> name, with the start of the identity behind names that stand for several."
     names = list(things.values())
     return {key: name if names.count(name) == 1 else f"{name}#{key[:4]}" for key, name in things.items()}
 
-# %% ../../nbs/plans/29_transfer.ipynb #f8d5ea26
+# %% ../../nbs/plans/29_transfer.ipynb #92f6339e
 def _same_head(b: Beginning, c: Beginning, head: frozenset[str]) -> Beginning:
     "A control with the ticket's head, where it is the same network: only the body tells them apart."
     if c.network != b.network:
         return c
-    return replace(
-        c,
-        start=replace(
-            c.start, weights={n: b.start.weights[n] if n in head else w for n, w in c.start.weights.items()}
-        ),
-    )
+    weights = {n: b.start.weights[n] if n in head else w for n, w in c.start.weights.items()}
+    return replace(c, start=replace(c.start, weights=weights))
+
 
 def trained_from(
     controls: Iterable[Control],
@@ -294,6 +259,7 @@ def trained_from(
 ) -> tuple[Control, ...]:
     "The controls that are trained from a starting point: with fresh weights some would be another role."
     return tuple(c for c in controls if start != "fresh" or not c.fresh_is)
+
 
 def _roles(
     controls: tuple[Control, ...], b: Beginning, start: str, head: frozenset[str]
@@ -304,7 +270,14 @@ def _roles(
         c = control(b)
         yield control, start if control.keeps(b, c) else "fresh", _same_head(b, c, head)
 
-# %% ../../nbs/plans/29_transfer.ipynb #3401914f
+# %% ../../nbs/plans/29_transfer.ipynb #f1fa4d3a
+def _tried(plan: TransferPlan, ticket: Ticket, role: Role) -> dict[str, Recipe]:
+    "Name -> recipe that a role is trained with: the plan's own, and further learning rates where the role is rated."
+    how = plan.recipe or ticket.recipe
+    rates = plan.rates if role.rated else ()
+    return {role.name: how} | {at_rate(role.name, rate): replace(how, lr=rate) for rate in rates}
+
+
 def _arm(
     p: TransferPlan,
     there: Domain,
@@ -314,34 +287,28 @@ def _arm(
     head: frozenset[str],
     recipe: Recipe,
 ) -> Arm:
-    "The arm that trains a beginning, under a name that its tags give."
-    tags |= dict(round=0, density=1.0) if whole else {}
-    name = "/".join(
-        [
-            tags["source"],
-            tags["domain"],
-            tags["role"],
-            tags["start"],
-            *([] if whole else [f"r{tags['round']:02d}"]),
-            f"s{tags['seed']}",
-        ]
-    )
+    "The arm that trains a beginning, under a name that its tags give; what keeps every weight belongs to no round."
+    parts = [tags[part] for part in ("source", "domain", "role", "start")]
+    parts += [] if whole else [f"r{tags['round']:02d}"]
     still = frozenset(b.start.weights) - head if p.body == "frozen" else frozenset()
-    return Arm(
-        name,
-        b.network,
-        there,
-        recipe,
-        tags["seed"],
-        b.start,
-        b.mask,
-        still,
-        p.norm,
-        tags=tags,
-        returns_weights=False,
-    )
+    what = (recipe, tags["seed"], b.start, b.mask, still, p.norm)
+    name = "/".join([*parts, f"s{tags['seed']}"])
+    return Arm(name, b.network, there, *what, tags=tags, returns_weights=False)
 
-# %% ../../nbs/plans/29_transfer.ipynb #ea3e8e07
+# %% ../../nbs/plans/29_transfer.ipynb #5992366e
+def _arms_of(
+    plan: TransferPlan, ticket: Ticket, there: Domain, named: dict[str, str], controls: tuple[Control, ...]
+) -> Iterator[Arm]:
+    "The arms of one ticket on one target, from each starting point."
+    for start in plan.start:
+        begin, head = settle(ticket, there, start, plan.head)
+        for role, begins, b in _roles(controls, begin, start, head):
+            at, density = (0, 1.0) if role.whole else (ticket.round, ticket.density)
+            for called, recipe in _tried(plan, ticket, role).items():
+                what = dict(role=called, start=begins, round=at, density=density, seed=ticket.seed)
+                yield _arm(plan, there, b, named | what, role.whole, head, recipe)
+
+
 def transfer_arms(plan: TransferPlan) -> list[Arm]:
     "Every network that a transfer trains, each once; refuses what does not fit before anything is trained."
     arms: dict[str, Arm] = {}
@@ -353,30 +320,12 @@ def transfer_arms(plan: TransferPlan) -> list[Arm]:
         for ticket in plan.tickets:
             with about("TransferPlan.targets"):
                 there = target_domain(ticket, target, plan.normalise)
-            how = plan.recipe or ticket.recipe
-            for start in plan.start:
-                b, head = settle(ticket, there, start, plan.head)
-                for role, begins, c in _roles(controls, b, start, head):
-                    tags = dict(
-                        source=sources[ticket.plan],
-                        domain=targets[_place(target)],
-                        role=role.name,
-                        start=begins,
-                        round=ticket.round,
-                        density=ticket.density,
-                        seed=ticket.seed,
-                    )
-                    tried = {role.name: how} | (
-                        {at_rate(role.name, rate): replace(how, lr=rate) for rate in plan.rates}
-                        if role.rated
-                        else {}
-                    )
-                    for called, recipe in tried.items():
-                        arm = _arm(plan, there, c, tags | {"role": called}, role.whole, head, recipe)
-                        arms.setdefault(arm.name, arm)
+            named = dict(source=sources[ticket.plan], domain=targets[_place(target)])
+            for arm in _arms_of(plan, ticket, there, named, controls):
+                arms.setdefault(arm.name, arm)
     return list(arms.values())
 
-# %% ../../nbs/plans/29_transfer.ipynb #86289857
+# %% ../../nbs/plans/29_transfer.ipynb #103a7829
 def transfer(
     plan: TransferPlan,
     device: str | torch.device = "auto",
@@ -386,7 +335,6 @@ def transfer(
 ) -> Generator[Event, None, list[Trained]]:
     "Train a transfer's arms, yielding events; returns what each arm gave. Refuses a bad plan before anything is trained."
     arms, where = transfer_arms(plan), pick_device(device)
-    yield Planned(
-        len(arms), float(sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms))
-    )
+    images = sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)
+    yield Planned(len(arms), float(images))
     return (yield from train(arms, where, recall, layout, executor))
