@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from .runs.listeners import LISTENERS as LISTENERS
     from .runs.reading import Run as Run
     from .runs.writing import run as run
-    from .runs.workers import runs as list_runs, start as start
+    from .runs import workers as _workers
+    from .runs.workers import start as start
     from .results.stats import compare as compare, ranking as ranking, summary as summary
     from .results.verdict import conditions as conditions
     from .results.plots import (
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     )
     from .results.report import write_report as write_report
     from .workbench.workbench import Workbench as Workbench
+
+    list_runs = _workers.runs  # a name of the face is never the name of a wing
 
 FACE = {
     "core": "LotteryError",
@@ -89,7 +92,7 @@ FACE = {
 "Room -> the names that it lends to the face."
 
 _ROOMS = {name: room for room, names in FACE.items() for name in names.split()}
-_OTHERWISE = {"list_runs": "runs"}  # a name of the face is never the name of a wing
+_OTHERWISE = {"list_runs": "runs"}
 __all__ = sorted(_ROOMS)  # noqa: PLE0605
 
 

@@ -93,7 +93,7 @@ FIELD_KINDS = {
 def _check_kinds(p: "FindPlan") -> None:
     "Refuse fields of another type."
     named = (str, Network)
-    types = {
+    types: dict[str, Any] = {
         "recipe": Recipe,
         "schedule": Schedule,
         "layer_fractions": Mapping,
@@ -397,7 +397,9 @@ def _round_arm(
     rate: float | None = None,  # None: the recipe's
 ) -> Arm:
     "The arm of a ticket or of a control in a round; what keeps every weight belongs to round 0."
-    at, density = (0, 1.0) if role.whole else (ticket.round, ticket.mask.density)
+    whole = role.whole or ticket.mask is None
+    at = 0 if whole else ticket.round
+    density = 1.0 if role.whole or ticket.mask is None else ticket.mask.density
     called, there = at_rate(role.name, rate) if rate else role.name, search.domain
     return Arm(
         f"r{at:02d}/{called}/s{ticket.seed}",

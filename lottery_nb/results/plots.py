@@ -383,7 +383,7 @@ def _curve_panels(
 ) -> go.Figure:
     "Curves in panels, two in a line, with one legend."
     lines = -(-len(parts) // 2)
-    seen: set[str] = set()
+    seen: set[str | None] = set()
     fig = make_subplots(
         lines,
         min(2, len(parts)),
