@@ -17,7 +17,8 @@ QUIET = {
 }
 READY = """() => {
   const panel = window.jupyterapp?.shell.currentWidget, kernel = panel?.sessionContext?.session?.kernel;
-  return !!(panel?.sessionContext?.isReady && panel.context?.isReady && kernel?.status === 'idle' && kernel.connectionStatus === 'connected');
+  const ready = panel?.sessionContext?.isReady && panel.context?.isReady;
+  return !!(ready && kernel?.status === 'idle' && kernel.connectionStatus === 'connected');
 }"""
 POINTS = """([chart, field]) => {
   const plot = document.querySelector(`.lottery-card[data-chart="${chart}"] .lottery-plot`);
@@ -187,9 +188,10 @@ def until(page, what, timeout=60.0, every=0.1):
     """Wait until `what()` is true; its last value."""
     deadline = time.monotonic() + timeout
     while not (value := what()):
-        assert time.monotonic() < deadline, (
-            f"waited {timeout:g} s in vain; the page says: {page.locator('.lottery-bench').first.inner_text()[:1500] if page.locator('.lottery-bench').count() else page.title()}"
-        )
+        if time.monotonic() >= deadline:
+            bench = page.locator(".lottery-bench")
+            says = bench.first.inner_text()[:1500] if bench.count() else page.title()
+            raise AssertionError(f"waited {timeout:g} s in vain; the page says: {says}")
         page.wait_for_timeout(1000 * every)
     return value
 

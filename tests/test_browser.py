@@ -29,14 +29,19 @@ SECOND_VIEW = """cell => {
 SAVE = (
     "() => [...window.jupyterapp.shell.widgets('main')].find(widget => widget.sessionContext).context.save()"
 )
-VIEWS = "() => [...document.querySelectorAll('[data-chart=training] .lottery-plot')].map(plot => plot._fullData?.length)"
+VIEWS = (
+    "() => [...document.querySelectorAll('[data-chart=training] .lottery-plot')]"
+    ".map(plot => plot._fullData?.length)"
+)
 DATA = """([chart, field]) => {
   const plot = document.querySelector(`.lottery-card[data-chart="${chart}"] .lottery-plot`);
-  return (plot?._fullData ?? []).filter(t => t.showlegend !== false || chart === 'training').map(t => [t.name, Array.from(t[field])]);
+  const traces = (plot?._fullData ?? []).filter(t => t.showlegend !== false || chart === 'training');
+  return traces.map(t => [t.name, Array.from(t[field])]);
 }"""
 
 IN_VIEW = """chart => {
-  const plot = document.querySelector(`.lottery-card[data-chart="${chart}"] .lottery-plot`), [low, high] = plot._fullLayout.yaxis.range;
+  const plot = document.querySelector(`.lottery-card[data-chart="${chart}"] .lottery-plot`);
+  const [low, high] = plot._fullLayout.yaxis.range;
   const values = plot._fullData.flatMap(trace => Array.from(trace.y ?? []));
   return values.length > 0 && values.some(v => low <= v && v <= high);
 }"""

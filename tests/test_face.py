@@ -13,10 +13,12 @@ import lottery_nb as lt
 OLD = json.loads(
     (Path(__file__).parent / "golden" / "names.json").read_text()
 )  # what the modules of version 0.1 offered
-FACE = """FindPlan TransferPlan Recipe Network Ticket Mask Run run start list_runs geometric one_shot linear cubic listed
-    domain register_domain from_arrays from_frame from_folder from_parquet from_csv from_texts from_dataset accuracy_plot training_plot
-    layer_density_plot transfer_plot transfer_curves summary compare ranking conditions write_report Workbench LotteryError NETWORKS CRITERIA
-    SCOPES SCHEDULES CONTROLS DOMAINS EVENTS LISTENERS EXECUTORS""".split()
+FACE = """
+    FindPlan TransferPlan Recipe Network Ticket Mask Run run start list_runs geometric one_shot linear cubic listed
+    domain register_domain from_arrays from_frame from_folder from_parquet from_csv from_texts from_dataset
+    accuracy_plot training_plot layer_density_plot transfer_plot transfer_curves
+    summary compare ranking conditions write_report Workbench LotteryError
+    NETWORKS CRITERIA SCOPES SCHEDULES CONTROLS DOMAINS EVENTS LISTENERS EXECUTORS""".split()
 
 
 def test_the_face_is_pinned():
@@ -28,7 +30,10 @@ def test_the_face_is_pinned():
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
-    code = "import sys, lottery_nb; assert not {'torch', 'pandas', 'plotly', 'ipywidgets'} & set(sys.modules), sorted(sys.modules)"
+    code = (
+        "import sys, lottery_nb; "
+        "assert not {'torch', 'pandas', 'plotly', 'ipywidgets'} & set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -341,7 +341,8 @@ for folder in sys.argv[1:]:
     follower.read()
     began = [e for e in found.events if e.says().startswith("GroupBegan")]
     write_report(folder + "/stranger.html", [found])
-    out.append(dict(status=found.status, whole=found.whole, kinds=sorted({type(e).__name__ for e in began}), says=began[0].says(),
+    kinds = sorted({type(e).__name__ for e in began})
+    out.append(dict(status=found.status, whole=found.whole, kinds=kinds, says=began[0].says(),
                     events=len(found.events), rows=len(found.frame), heard=follower.events))
 assert "outsider.parts" not in sys.modules
 print(json.dumps(out))

@@ -204,7 +204,11 @@ HALVING = """
 from lottery_nb.pruning.schedules import Parameter, schedule_kind
 
 
-@schedule_kind("halving", Parameter("fraction", 0.5, 0.0, 1.0, help="share pruned at a time"), Parameter("every", 2, 1, 100, whole=True, help="rounds between"))
+@schedule_kind(
+    "halving",
+    Parameter("fraction", 0.5, 0.0, 1.0, help="share pruned at a time"),
+    Parameter("every", 2, 1, 100, whole=True, help="rounds between"),
+)
 def halving(round, rounds, fraction, every):
     return (1 - fraction) ** (1 + (round - 1) // every)
 

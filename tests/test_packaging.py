@@ -139,7 +139,11 @@ def test_no_room_hides_a_name_that_its_wing_lends():
             importlib.import_module("lottery_nb." + name)
         for wing in {list(WINGS)}:
             module = importlib.import_module("lottery_nb." + wing)
-            rooms = {{name for name, value in vars(module).items() if hasattr(value, "__path__") or hasattr(value, "__spec__")}}
+            rooms = {{
+                name
+                for name, value in vars(module).items()
+                if hasattr(value, "__path__") or hasattr(value, "__spec__")
+            }}
             assert not rooms & set(OLD.get(wing, ())), (wing, rooms & set(OLD[wing]))
         import lottery_nb
         assert not set(lottery_nb.__all__) & {set(WINGS) | GROUND!r}"""
@@ -153,7 +157,11 @@ def test_engine_runs_on_a_bare_machine():
         if module.split(".")[0] not in DRAWS or module in DRAWS_NOTHING
     ]
     assert len(DRAWS_NOTHING) < len(engine)
-    code = f"import sys, importlib\nsys.modules.update(dict.fromkeys({NOT_ON_A_BARE_MACHINE}))\nfor name in {engine}: importlib.import_module(name)"
+    code = (
+        "import sys, importlib\n"
+        f"sys.modules.update(dict.fromkeys({NOT_ON_A_BARE_MACHINE}))\n"
+        f"for name in {engine}: importlib.import_module(name)"
+    )
     run(sys.executable, "-c", code, cwd=ROOT.parent)
 
 
@@ -369,7 +377,11 @@ def test_wheel_from_the_source_archive(built, tmp_path):
     assert "License-Expression: Apache-2.0" in info["METADATA"] and "LICENSE" in info
     assert "lottery = lottery_nb.cli:main" in info["entry_points.txt"]
     assert {"lottery_nb/workbench/static/live.js", "lottery_nb/workbench/static/live.css"} <= names
-    code = f"import lottery_nb, importlib; [importlib.import_module('lottery_nb.' + name) for name in {list(MODULES)}]; print(lottery_nb.__file__)"
+    code = (
+        "import lottery_nb, importlib; "
+        f"[importlib.import_module('lottery_nb.' + name) for name in {list(MODULES)}]; "
+        "print(lottery_nb.__file__)"
+    )
     where = run(
         sys.executable, "-c", code, cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(tmp_path)}
     )

@@ -462,9 +462,13 @@ def test_narrow_networks_survive_a_processor_without_avx512(layout):
     "A process of its own: with the channels last it dies here by a damaged heap, or trains on wrong gradients (oneDNN issue 6035)."
     code = f"""
         from test_stacks import *
+        recipe = replace(EXACT, precision="fp32", steps=30)
         for name, width in (("resnet-20", 0.13), ("resnet-20", 0.25), (striding, 1.0), ("resnet-18", 0.05)):
             network = Network(name, (1, 8, 8), 10, width)
-            arms = [some_arm(f"arm {{k}}", network, "digits", start=fresh(network, k), recipe=replace(EXACT, precision="fp32", steps=30)) for k in range(2)]
+            arms = [
+                some_arm(f"arm {{k}}", network, "digits", start=fresh(network, k), recipe=recipe)
+                for k in range(2)
+            ]
             for result in listen(train(arms, "cpu", layout={layout!r}))[0]:
                 assert not result.failed
         print("alive")"""

@@ -27,11 +27,17 @@ from lottery_nb.plans.find import FindPlan  # noqa: E402
 CELL = """from lottery_nb.workbench.workbench import Workbench
 sizes = []
 bench = Workbench("run")
-bench.live.post, post = lambda message, everything: sizes.append(post(message, everything)) or sizes[-1], bench.live.post
+post = bench.live.post
+bench.live.post = lambda message, everything: sizes.append(post(message, everything)) or sizes[-1]
 bench"""
-LAST = "() => { const plot = document.querySelector('[data-chart=training] .lottery-plot'); const x = plot?._fullData?.[0]?.x ?? []; return x[x.length - 1] ?? 0; }"
+LAST = """() => {
+  const plot = document.querySelector('[data-chart=training] .lottery-plot');
+  const x = plot?._fullData?.[0]?.x ?? [];
+  return x[x.length - 1] ?? 0;
+}"""
 EVAL = """async code => {
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel, future = kernel.requestExecute({ code });
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const future = kernel.requestExecute({ code });
   let text = '';
   future.onIOPub = message => { text += message.content.text ?? ''; };
   await future.done;
@@ -149,7 +155,9 @@ def main():
         "the same after 20,000 epochs (these come as one point in sixteen)": f"{ms(after, 9)}, {ms(after, 18)}",
         "memory of the page before and after 20,000 epochs": f"{first / 2**20:.0f} MiB, {last / 2**20:.0f} MiB",
         "points that the page holds of them": f"{points}",
-        "bytes of an update, early and late (median)": f"{statistics.median(early):,.0f}, {statistics.median(late):,.0f}",
+        "bytes of an update, early and late (median)": ", ".join(
+            f"{statistics.median(each):,.0f}" for each in (early, late)
+        ),
         "kernel while 400 epochs a second come": f"{100 * share:.0f} % of a core",
         "kernel while nothing comes": f"{100 * idle:.1f} % of a core",
     }.items():
