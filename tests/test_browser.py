@@ -127,7 +127,7 @@ def test_a_whole_visit(visit):
     # Find: samples, sizes, a schedule that follows the slider, a refusal next to its field
     assert page.locator(".lottery-samples img").count() == 1
     assert "50,610 parameters, 97.2% may be pruned" in page.locator(BENCH).inner_text()
-    assert lab.points(page, "schedule") == 9
+    assert lab.points(page, "schedule") == 11
     slider = page.locator(".lottery-field", has_text="Rounds").get_by_role("slider")
     slider.focus()
     for _ in range(7):
@@ -281,7 +281,7 @@ def test_the_same_panel_as_a_page_of_its_own(tmp_path):
     ):
         page.goto(f"{address}?token={token}")
         page.wait_for_selector('.lottery-card[data-chart="network"] .main-svg', timeout=90_000)
-        assert lab.points(page, "schedule") == 9 and "Workbench()" not in page.inner_text("body")
+        assert lab.points(page, "schedule") == 11 and "Workbench()" not in page.inner_text("body")
         page.locator(".lottery-field", has_text="Rounds").get_by_role("slider").focus()
         page.keyboard.press("ArrowLeft")
         lab.until(page, lambda: lab.points(page, "schedule") == 8)
