@@ -31,7 +31,7 @@ from ..rewinding.controls import CONTROLS, role_of, TICKET
 from ..engine.recipes import Recipe
 from ..plans.find import FindPlan
 from ..results.stats import density_text
-from ..results.style import styled, text_of
+from ..results.style import SERIES, styled, text_of
 from ..results.report import time_text
 from .forms import beside, FIND, find_field, find_plan, refusals, REWINDS, schedule_of
 from lottery_nb.workbench.cost import (
@@ -239,7 +239,7 @@ def balance(
 ) -> go.Figure:
     "Examples of each class in each split."
     fig, classes = go.Figure(), [text_of(c) for c in table.index]
-    colours = (TICKET.colour, role_of("reinit signs kept").colour, role_of("dense").colour)
+    colours = (SERIES[0], SERIES[4], SERIES[6])
     for split, colour in zip(SPLITS, colours, strict=True):
         if split in table:
             hover = f"%{{x}}: %{{y}} for {split}<extra></extra>"
