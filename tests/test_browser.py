@@ -130,7 +130,7 @@ def test_a_whole_visit(visit):
     assert lab.points(page, "schedule") == 11
     slider = page.locator(".lottery-field", has_text="Rounds").get_by_role("slider")
     slider.focus()
-    for _ in range(7):
+    for _ in range(9):
         page.keyboard.press("ArrowLeft")
     lab.until(page, lambda: lab.points(page, "schedule") == 2)
     fill(page, "Learning rate", 0)
@@ -284,7 +284,7 @@ def test_the_same_panel_as_a_page_of_its_own(tmp_path):
         assert lab.points(page, "schedule") == 11 and "Workbench()" not in page.inner_text("body")
         page.locator(".lottery-field", has_text="Rounds").get_by_role("slider").focus()
         page.keyboard.press("ArrowLeft")
-        lab.until(page, lambda: lab.points(page, "schedule") == 8)
+        lab.until(page, lambda: lab.points(page, "schedule") == 10)
 
 
 def test_in_notebook_7(tmp_path):

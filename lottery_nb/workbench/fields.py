@@ -207,12 +207,14 @@ def share(label: str, value: float, low: float, high: float, step: float) -> w.F
 def number_box(
     p: Parameter,  # of a kind of schedule
 ) -> w.Widget:
-    "The control for a number: a slider for a share, a box for another; a text for a list."
+    "The control for a number: a slider for a share and a count with a default (up to 30), a box for another; a text for a list."
     label, first = p.label or p.name.replace("_", " ").capitalize(), schedule_values()[number_field(p.name)]
     if p.each:
         return w.Text(first, description=label)
+    if p.whole and first is not None:
+        return whole(label, int(first), int(p.low), int(min(p.high, 30)))
     if p.whole:
-        return Count(label, int(p.low if first is None else first))
+        return Count(label, int(p.low))
     if (p.low, p.high) == (0, 1):
         return share(label, 0.5 if first is None else first, 0.005, 0.995, 0.005)
     return w.FloatText(0.0 if first is None else first, description=label)

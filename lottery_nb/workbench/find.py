@@ -33,7 +33,16 @@ from ..plans.find import FindPlan
 from ..results.stats import density_text
 from ..results.style import SERIES, styled, text_of
 from ..results.report import time_text
-from .forms import beside, FIND, find_field, find_plan, refusals, REWINDS, schedule_of
+from lottery_nb.workbench.forms import (
+    beside,
+    FIND,
+    find_field,
+    find_plan,
+    number_field,
+    refusals,
+    REWINDS,
+    schedule_of,
+)
 from lottery_nb.workbench.cost import (
     Cost,
     cost_key,
@@ -132,7 +141,8 @@ def more_training_fields() -> dict[str, Field]:
 def pruning_fields() -> dict[str, Field]:
     "How much is pruned, and when: the kinds of schedule, and the numbers that they ask for."
     kind = of(FindPlan, "schedule", pick("Schedule", SCHEDULES.names, FIND["kind"]))
-    return {"kind": kind} | {name: Field(number_box(p), p.help) for name, p in schedule_parameters().items()}
+    numbers = {number_field(name): Field(number_box(p), p.help) for name, p in schedule_parameters().items()}
+    return {"kind": kind} | numbers
 
 
 def more_pruning_fields() -> dict[str, Field]:
@@ -187,7 +197,8 @@ def show_asked(
     asked: Sequence[str],  # numbers that the kind of schedule asks for
 ) -> None:
     "Show the numbers that the schedule and the rewind point ask for, and hide the others."
-    shown = {name: name in asked for name in schedule_parameters() if name in form.fields}
+    fields = {number_field(name): name in asked for name in schedule_parameters()}
+    shown = {field: show for field, show in fields.items() if field in form.fields}
     shown["rewind_at"] = form.values["rewind"] in ("step", "epoch")
     for name, seen in shown.items():
         form.fields[name].layout.display = None if seen else "none"
@@ -480,7 +491,7 @@ def check_find(tab: FindTab) -> None:
     show_asked(tab.form, () if "kind" in reasons else SCHEDULES[values["kind"]].asked)
     tab.form.refuse(reasons)
     bench.hush("find")
-    if not {*schedule_parameters(), "kind", "written"} & reasons.keys():
+    if not {*map(number_field, schedule_parameters()), "kind", "written"} & reasons.keys():
         fig = schedule_figure(schedule_of(values).densities)
         bench.live.show("schedule", fig, "find", "share of weights kept in each round")
     name, tab.looked = values["source"] + values["part"].strip(), None
