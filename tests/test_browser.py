@@ -143,7 +143,7 @@ def test_a_whole_visit(visit):
     assert run.is_disabled()
     fill(page, "Learning rate", 0.05)
     fill(page, "Epochs", EPOCHS)
-    seeds = page.locator(".lottery-field", has_text="repeats; one alone").get_by_role("slider")
+    seeds = page.locator(".lottery-field", has_text="one alone proves nothing").get_by_role("slider")
     seeds.focus()
     page.keyboard.press("ArrowLeft")
     for control in ("random mask", "reinit"):

@@ -316,7 +316,7 @@ def test_the_shell_lists_controls_and_takes_them_by_import(own, tmp_path, capsys
         main(["find", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     listed = text.partition("--controls LIST")[2]
-    assert "small-dense, half-signs" in listed and "package.module:name" in text
+    assert "random-mask, small-dense" in listed and "package.module:name" in text
     quick = [
         "--source",
         "digits[0-4]@200",

@@ -743,7 +743,6 @@ CHANGES = {
     ),
     "no snapshots": (lambda t, r: r.update(snapshots={}), ""),
     "no init": (lambda t, r: r["snapshots"].pop("init"), ""),
-    "other network": (lambda t, r: r["network"].update(name="resnet-19"), "did you mean"),
     "other width": (lambda t, r: r["network"].update(width=0.3), "in the network"),
     "no recipe": (lambda t, r: r["recipe"].update(lr=-1), "Recipe.lr"),
     "recipe of tomorrow": (lambda t, r: r["recipe"].update(rho=1), "does not fit"),
@@ -759,6 +758,15 @@ CHANGES = {
     "seed a word": (lambda t, r: r.update(seed="x"), ""),
     "source a number": (lambda t, r: r.update(source=3), ""),
 }
+
+
+def test_a_network_that_nobody_has_is_read_and_refused_when_it_is_built(saved, tmp_path):
+    "It may be of a package that is not installed here."
+    path = rewritten(saved, tmp_path / "changed.safetensors", lambda t, r: r["network"].update(name="resnet-19"))
+    ticket = Ticket.load(path)
+    assert "resnet-19" in repr(ticket)
+    with pytest.raises(LotteryError, match="did you mean 'resnet-1|did you mean 'resnet-2"):
+        ticket.model()
 
 
 @pytest.mark.parametrize("kind", CHANGES)
