@@ -146,6 +146,7 @@ def test_a_whole_visit(visit):
     seeds = page.locator(".lottery-field", has_text="one alone proves nothing").get_by_role("slider")
     seeds.focus()
     page.keyboard.press("ArrowLeft")
+    lab.until(page, run.is_enabled)  # what was refused is gone, and nothing moves under the pointer
     for control in ("random mask", "reinit"):
         page.get_by_label(control, exact=True).first.uncheck()
     lab.until(page, lambda: run.is_enabled() and "4 networks" in page.locator(".lottery-side").inner_text())
