@@ -153,7 +153,7 @@ def recipe_from(
 def add_schedule(
     parser: argparse.ArgumentParser,
 ) -> None:
-    "Flags for a schedule, and for every number that a registered kind takes."
+    "Flags for a schedule, and for every number that a registered kind takes; another flag of such a name takes its place, and the number is given in a call."
     kinds = ", ".join(name for name in SCHEDULES.names if name != "listed")
     parser.add_argument("--schedule", default="geometric", metavar="KIND", help=(
         f"{kinds}, or package.module:name of your own; densities with commas; or a call with its numbers, such as 'cubic(density=0.05, rounds=8)' (default %(default)s)"))
@@ -163,13 +163,13 @@ def add_schedule(
         takers = [kind for kind, record in SCHEDULES.items() if name in record.asked]
         words = f"{', '.join(takers)}: {p.help}" if p is not ROUNDS else p.help
         default = "" if p.default is None else f" (default {p.default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=int if p.whole else float, default=None, metavar="N" if p.whole else "SHARE", help=f"{words}{default}".replace("%", "%%"))
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"schedule_{name}", type=int if p.whole else float, default=None, metavar="N" if p.whole else "SHARE", help=f"{words}{default}".replace("%", "%%"))
 
 def schedule_from(
     args: argparse.Namespace,  # schedule, and the numbers that kinds of schedule take
 ) -> Schedule:
     "The sparsity schedule that the flags describe."
-    given = {name: getattr(args, name) for name in schedule_parameters() if getattr(args, name, None) is not None}
+    given = {name: value for name in schedule_parameters() if (value := getattr(args, f"schedule_{name}", None)) is not None}
     return Schedule.read(args.schedule, **given)
 
 # %% ../nbs/16_cli.ipynb #66087b45
@@ -484,7 +484,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lottery_nb {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (add, call, meaning, example) in COMMANDS.items():
-        p = commands.add_parser(name, help=meaning, description=meaning[0].upper() + meaning[1:] + ".", epilog=f"example: {example}")
+        p = commands.add_parser(name, conflict_handler="resolve", help=meaning, description=meaning[0].upper() + meaning[1:] + ".", epilog=f"example: {example}")
         add(p)
         if name in TRAINS:
             p.add_argument("--out", default=None, metavar="DIR", help=f"folder to write to (default {OUT.get(name, 'a folder in lottery-runs, named after the plan')})")

@@ -14,7 +14,7 @@ __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'EV
            'event_from']
 
 # %% ../nbs/00_core.ipynb #cc1b4112
-import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, secrets, warnings
+import copy, dataclasses, difflib, functools, hashlib, importlib, inspect, json, math, os, platform, re, secrets, sys, warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -165,8 +165,8 @@ class Registry(dict):
     def keep(self,
         value: Any,  # a name, a `Reference`, or a function of the user's
     ) -> Any:
-        "The value as a plan keeps it: 'package.module:name' as a `Reference`, all else as it is; refuses an unknown name."
-        if not isinstance(value, str):
+        "The value as a plan keeps it: 'package.module:name' as a `Reference`, all else as it is; refuses an unknown name, but for one in a file that is read: its package may be missing here."
+        if not isinstance(value, str) or READING.get() and ":" not in value:
             return value
         self.find(value)
         return Reference.to(named(value)) if ":" in value and value not in self else value
@@ -905,6 +905,18 @@ class Unknown(Event):
         "Its name and fields."
         return _in_words(self.name, self.fields)
 
+@functools.cache
+def _entries_at(path: tuple[str, ...]) -> frozenset[str]:
+    "Names of events that packages on a path give: asked for once, as a log may hold many events of one kind."
+    return frozenset(entries_of(EVENTS.kind))
+
+def _kind_of(name: str) -> type[Event] | None:
+    "The class of events of a name; None where no package here has it, or its package cannot be loaded."
+    if name not in EVENTS and name in _entries_at(tuple(sys.path)):
+        with suppress(Exception):
+            return EVENTS[name]
+    return EVENTS.get(name)
+
 def event_from(
     line: str | bytes,  # one line of a log
 ) -> Event:
@@ -913,9 +925,8 @@ def event_from(
         facts = json.loads(line)
         if not (name := facts["event"]).isidentifier():
             raise ValueError(name)
-        if name not in EVENTS:
+        if (cls := _kind_of(name)) is None:
             return Unknown(name, {key: value for key, value in facts.items() if key not in _OUTER})
-        cls = EVENTS[name]
         return cls(**{f.name: facts[f.name] for f in dataclasses.fields(cls) if f.name in facts})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise LotteryError(f"{line[:40]!r} is not an event: the line is torn or was written by something else") from None

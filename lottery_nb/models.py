@@ -556,7 +556,7 @@ class Network(Described):
     @property
     def built_in(self) -> bool:
         "Whether its factory is one of this package; a network of yours is built and run to see what it is."
-        return isinstance(self.name, str) and made_here(NETWORKS[self.name])
+        return isinstance(self.name, str) and self.name in NETWORKS and made_here(NETWORKS[self.name])
 
     def build(self,
         seed: int,  # of the initial weights

@@ -26,7 +26,7 @@ from .core import LotteryError, RunFailed, about, names_of, safe_child, write_at
 from .domains import DOMAINS, SHIFTS, Domain, domain
 from .files import RunFolder
 from .follow import (Follower, awaited, ended_without, live_accuracy, live_layers, live_matrix, live_targets, live_training, mask_figure, mask_of, matrix_height, progress_of, targets_height)
-from .forms import (FIND, LONG, REWINDS, TRANSFER, Cost, Looked, beside, cell_of, cost_key, devices, find_field, find_plan, gpus, looked_at, measure, refusals, schedule_of, schedule_values,
+from .forms import (FIND, LONG, REWINDS, TRANSFER, Cost, Looked, beside, cell_of, cost_key, devices, find_field, find_plan, gpus, looked_at, measure, number_field, refusals, schedule_of, schedule_values,
                               targets_of_form, transfer_plan, transfer_refusals)
 from .live import Live
 from .many_runs import compared, evidence_table, frame_of, overlap_figure, results_table, tickets_of, verdict_table
@@ -178,7 +178,7 @@ def number_box(
     p: Parameter,   # of a kind of schedule
 ) -> w.Widget:
     "The control for a number: a slider for a share, a box for another; a text for a list."
-    label, first = p.label or p.name.replace("_", " ").capitalize(), schedule_values()[p.name]
+    label, first = p.label or p.name.replace("_", " ").capitalize(), schedule_values()[number_field(p.name)]
     if p.each:
         return w.Text(first, description=label)
     if p.whole:
@@ -208,7 +208,7 @@ def more_training_fields(v: Mapping[str, Any]) -> dict[str, Field]:
 def pruning_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "How much is pruned, and when."
     kinds = {"kind": Field(pick("Schedule", SCHEDULES.names, v["kind"]), help_of(FindPlan, "schedule"))}
-    return kinds | {name: Field(number_box(p), p.help) for name, p in schedule_parameters().items()}
+    return kinds | {number_field(name): Field(number_box(p), p.help) for name, p in schedule_parameters().items()}
 
 def more_pruning_fields(v: Mapping[str, Any]) -> dict[str, Field]:
     "What is pruned."
@@ -459,8 +459,8 @@ def _check(tab: FindTab) -> None:
     "Say what is wrong with the form, draw its schedule, and look at data and network where they have changed."
     form, values = tab.form, tab.form.values
     reasons = refusals(values)
-    numbers = schedule_parameters().keys() & form.fields.keys()
-    asked = () if "kind" in reasons else SCHEDULES[values["kind"]].asked
+    numbers = {number_field(name) for name in schedule_parameters()} & form.fields.keys()
+    asked = () if "kind" in reasons else [number_field(name) for name in SCHEDULES[values["kind"]].asked]
     for name in numbers:
         form.fields[name].layout.display = None if name in asked else "none"
     form.fields["rewind_at"].layout.display = None if values["rewind"] in ("step", "epoch") else "none"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from .core import DATA, LotteryError, Reference, Registry, about, check_choice, check_number, data, generator, global_seed
+from .core import DATA, READING, LotteryError, Reference, Registry, about, check_choice, check_number, data, generator, global_seed
 from .masks import Mask
 
 # %% ../nbs/04_pruning.ipynb #f546ed4b
@@ -127,7 +127,7 @@ class Schedule:
         object.__setattr__(self, "kind", kept)
         object.__setattr__(self, "numbers", tuple(self.numbers))
         ROUNDS.check(self.rounds, f"{kept} schedule")
-        if kept is given and isinstance(kept, Reference):
+        if kept is given and (isinstance(kept, Reference) or READING.get() and kept not in SCHEDULES):
             return  # read from a file: its formula is imported when a density is asked for
         object.__setattr__(self, "numbers", SCHEDULES.find(kept).checked(self.numbers, f"{kept} schedule"))
         self.density(0)
@@ -151,7 +151,7 @@ class Schedule:
 
     def __str__(self) -> str:
         rounds = f"{self.rounds} round{'s' * (self.rounds > 1)}"
-        if isinstance(self.kind, Reference) and "densities" not in self.__dict__:
+        if self.kind not in SCHEDULES and "densities" not in self.__dict__:
             return f"{self.kind}{self.numbers}, {rounds}"  # to show a plan imports nothing
         return f"{self.kind}, {rounds} to {self.densities[-1]:.3%} density"
 

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from .core import LotteryError, density_text, time_text, write_atomic
 from .plots import accuracy_plot, floor_of, layer_density_plot, targets_of, transfer_curves, transfer_plot, undertrained
-from .pruning import Schedule
+from .pruning import SCHEDULES, Schedule
 from .rewinding import roles
 from .stats import ARM, compare, results_of, seeds_text, short_rows, short_table
 from .tickets import Ticket
@@ -88,6 +88,8 @@ def schedule_text(
     schedule: Schedule,  # of any kind, a user's own too
 ) -> str:
     "A sparsity schedule as a person says it."
+    if schedule.kind not in SCHEDULES:  # to tell a plan imports nothing
+        return str(schedule)
     rounds, last = f"{schedule.rounds} round{'s'*(schedule.rounds > 1)}", density_text(schedule.densities[-1])
     if schedule.kind == "geometric": return f"geometric, {100*schedule.numbers[0]:g} % of the remaining weights a round, {rounds}"
     if schedule.kind == "listed": return "listed densities: " + ", ".join(density_text(d) for d in schedule.densities[1:])

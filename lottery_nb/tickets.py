@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 from . import __version__
-from .core import (Reference, Event, LotteryError, Planned, RoundDone, TicketFound, Unreadable, about, canonical, check_choice, check_number, data, field_in, from_plain, pick_device,
+from .core import (READING, Reference, Event, LotteryError, Planned, RoundDone, TicketFound, Unreadable, about, canonical, check_choice, check_number, data, field_in, from_plain, pick_device,
                              seed_for, fingerprint, safe_child, setting, to_plain)
 from .data_texts import Vocabulary
 from .domains import Domain, domain, for_plan
@@ -251,6 +251,12 @@ def check_rates(
     if len({at_rate("", r) for r in (*rates, *([lr] if lr else []))}) < len(rates) + bool(lr): raise LotteryError(f"{what}={tuple(rates)!r}: give each rate once, and not the recipe's own", field_in(what))
     return tuple(rates)
 
+def _check_densities(scope: Callable, schedule: Schedule) -> None:
+    "Refuse a schedule that a scope with a density of its own cannot follow."
+    if hasattr(scope, "check_density"):
+        for density in schedule.densities[1:]:
+            scope.check_density(density)
+
 def _check_find(p: FindPlan) -> None:
     "What can be checked without loading data."
     object.__setattr__(p, "seeds", seeds_from(p.seeds, "FindPlan.seeds"))
@@ -266,10 +272,8 @@ def _check_find(p: FindPlan) -> None:
             object.__setattr__(p, name, registry.keep(value))
     with about("FindPlan.controls"):
         object.__setattr__(p, "controls", tuple(CONTROLS.keep(control) for control in p.controls))
-    scope = SCOPES[p.scope] if isinstance(p.scope, str) else p.scope
-    if hasattr(scope, "check_density"):
-        for density in p.schedule.densities[1:]:
-            scope.check_density(density)
+    if not READING.get():
+        _check_densities(p.scope if callable(p.scope) else SCOPES[p.scope], p.schedule)
     object.__setattr__(p, "rates", check_rates(p.rates, p.recipe.lr, "FindPlan.rates"))
     check_choice(p.score_at, SCORE_AT, "FindPlan.score_at")
     check_choice(p.retrain, RETRAIN, "FindPlan.retrain")
@@ -308,7 +312,10 @@ class Search:
             raise LotteryError(f"FindPlan.layer_fractions names {sorted(unused)[0]!r}, which is not pruned: name it in FindPlan.prunable too", "FindPlan.layer_fractions")
         with about("FindPlan.controls"):
             self.controls = tuple(c for c in CONTROLS.several(plan.controls) if c.name != "dense")  # which is trained anyway
+        with about("FindPlan.criterion"):
+            CRITERIA.find(plan.criterion)
         with about("FindPlan.scope"):
+            _check_densities(SCOPES.find(plan.scope), plan.schedule)
             quotas(self.dense(model), plan.schedule.density(1), plan.scope, {n: 1 - f for n, f in self.fractions.items()})
         try: self.hash = plan.hash
         except LotteryError: self.hash = ""  # a function without a name: this process only

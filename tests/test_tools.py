@@ -13,6 +13,7 @@ import measure_style
 import pytest
 import readme
 import sentences
+import who_knows
 
 TOOLS = Path(readme.__file__).parent
 PNG = base64.b64encode(b"\x89PNG a picture").decode()
@@ -337,3 +338,17 @@ def test_the_fast_gate_says_what_is_missing(branch):
     (branch / ".venv/bin/nbdev_export").unlink()
     status, said, calls = gate(branch, "--fast", PATH="/usr/bin:/bin")
     assert status == 2 and "pip install -e '.[dev]'" in said and calls == []
+
+
+def test_who_knows_finds_texts_names_and_lists(tmp_path):
+    """A member counts where it is a text, a name, or one of a list with commas; not in a sentence."""
+    (tmp_path/"wing").mkdir()
+    for name, code in {"a": "x = 'small dense'", "b": "def _small_dense(): pass", "wing/c": "flag(default='reinit,small-dense')", "d": "'a small dense network'", "e": "y = 1", "_index": "x = 'small dense'"}.items():
+        (tmp_path/f"{name}.py").write_text(code)
+    assert who_knows.who_knows("small dense", tmp_path) == ["a", "b", "wing.c"]
+
+
+def test_every_kind_of_who_knows_is_known_somewhere():
+    """The table is not out of date, and what one module owns is known to few."""
+    found = {member: modules for _, member, modules in who_knows.rows()}
+    assert all(found.values()), found
