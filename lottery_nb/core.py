@@ -6,8 +6,8 @@
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LotteryError', 'Busy', 'NotFound', 'Unreadable',
            'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded', 'field_in',
            'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
-           'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'data',
-           'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical', 'one_text', 'from_plain',
+           'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'Records',
+           'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical', 'one_text', 'from_plain',
            'density_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
@@ -25,6 +25,7 @@ import platform
 import re
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -428,8 +429,27 @@ def fields_text(
 
 
 T = TypeVar("T")
-DATA = Registry("kind of record", imports=False)
-"Classes that `from_plain` may build."
+class Records(Registry):
+    "Classes that `from_plain` may build; a copy that a notebook makes of one is that notebook's alone."
+
+    def __init__(self, kind: str):
+        super().__init__(kind, imports=False)
+        self.copies: weakref.WeakSet = weakref.WeakSet()
+
+    def __setitem__(self, name: str, cls: Any) -> None:
+        if getattr(cls, "__module__", "") == "__main__":
+            self.copies.add(cls)
+        if name not in self or cls not in self.copies:
+            super().__setitem__(name, cls)
+
+    def now(self, name: Any) -> Any:
+        "The class of a name: the copy that the notebook in which this runs has made itself, else the registered one."
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        own = shell.user_ns.get(name) if shell and isinstance(name, str) else None
+        return own if isinstance(own, type) and own in self.copies else self[name]
+
+
+DATA = Records("kind of record")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, setting))
@@ -575,7 +595,7 @@ def from_plain(value: Any) -> Any:
             return float(fields["value"])
         if kind == "dict":
             return {from_plain(k): from_plain(v) for k, v in fields["items"]}
-        cls = DATA[kind]
+        cls = DATA.now(kind)
         return cls(**{k: from_plain(v) for k, v in fields.items()})
     except LotteryError:
         raise

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, dataclass_transform, get_args, get_origin, get_type_hints, Literal, Union
 
-from .core import entries_of, density_text, LotteryError, Registry, T, time_text
+from .core import density_text, entries_of, LotteryError, Records, T, time_text
 
 # %% ../nbs/01_events.ipynb #69cc4379
 def fits(
@@ -88,7 +88,7 @@ class Event:
 
 # %% ../nbs/01_events.ipynb #05d8e3a0
 _OUTER = ("t", "event")  # names on a line of a log that are no field of an event
-EVENTS = Registry("event", imports=False)
+EVENTS = Records("event")
 
 
 @dataclass_transform(frozen_default=True)
@@ -102,7 +102,8 @@ def event(cls: type[T]) -> type[T]:
             f"event {name!r} has a field {taken[0]!r}, which each line of a log has: give the field another name"
         )
     before = EVENTS.get(name, cls)
-    if (before.__module__, before.__qualname__) != (cls.__module__, cls.__qualname__):
+    copied = cls.__module__ == "__main__" and before.__module__.startswith("lottery_nb.")  # by its own notebook
+    if not copied and (before.__module__, before.__qualname__) != (cls.__module__, cls.__qualname__):
         raise LotteryError(
             f"event {name!r} is the name of {before.__module__}.{before.__qualname__}: give yours another name"
         )
@@ -453,7 +454,7 @@ def _kind_of(name: str) -> type[Event] | None:
     if name not in EVENTS and name in _entries_at(tuple(sys.path)):
         with suppress(Exception):
             return EVENTS[name]
-    return EVENTS.get(name)
+    return EVENTS.now(name) if name in EVENTS else None
 
 # %% ../nbs/01_events.ipynb #7cf30c5b
 def event_from(

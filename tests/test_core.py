@@ -292,3 +292,23 @@ def test_a_script_is_told_the_line_that_uses_an_old_name(script, says, tmp_path)
         [sys.executable, "-W", "error::DeprecationWarning", "script.py"], cwd=tmp_path, capture_output=True
     )
     assert refused.returncode == 1
+
+
+def test_a_notebook_s_copy_of_a_record_stays_in_its_notebook(monkeypatch):
+    "nbdev_test runs many notebooks in one process; a class of a user that only bears a record's name is none."
+    import types
+
+    import IPython
+
+    from lottery_nb.core import DATA, data, from_plain, to_plain
+    from lottery_nb.engine.recipes import Recipe
+
+    before, namespace = to_plain(Recipe(lr=0.5)), {}
+    monkeypatch.setattr(IPython, "get_ipython", lambda: types.SimpleNamespace(user_ns=namespace))
+    copy = type("Recipe", (), {"__annotations__": {"lr": float}, "lr": 0.1, "__module__": "__main__"})
+    namespace["Recipe"] = data(copy)
+    assert DATA["Recipe"] is Recipe and DATA.now("Recipe") is copy
+    namespace["Recipe"] = type("Recipe", (), {"__module__": "__main__"})  # not a record
+    assert DATA.now("Recipe") is Recipe and from_plain(before) == Recipe(lr=0.5)
+    namespace.clear()
+    assert DATA.now("Recipe") is Recipe

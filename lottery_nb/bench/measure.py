@@ -197,7 +197,7 @@ def _epoch_and_prune(s: Mapping[str, Any], **more: Any) -> Piece:
     more["augment"] = ("crop", "flip")
     return Piece("b", title, "epoch", s["epoch"], "resnet-20", compare, (0.8,), **more)
 
-# %% ../../nbs/bench/61_measure.ipynb #84002f2d
+
 TRANSFERRED = (0.5, 0.2, 0.1, 0.05)  # densities of the tickets that a transfer carries
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARGIN', 'DENSE_ENOUGH', 'PASS', 'FAIL', 'OPEN', 'CONDITIONS', 'LACKS', 'OTHERS', 'HEADINGS', 'OPEN_TEXT', 'beyond',
-           'Finding', 'conditions', 'winning', 'verdict_lines', 'floor_of', 'undertrained']
+           'Finding', 'floor_of', 'undertrained', 'conditions', 'winning', 'verdict_lines']
 
 # %% ../../nbs/results/37_verdict.ipynb #578ae784
 from collections.abc import Iterator
@@ -100,6 +100,32 @@ def _any_rate(pairs: dict[str, pd.DataFrame], role: str, what: pd.Series, margin
         return same
     return Finding(OPEN, f"{same.evidence}, at one learning rate only", "rates")
 
+# %% ../../nbs/results/37_verdict.ipynb #31b64dbd
+def floor_of(
+    results: Any,  # results frame, run, or a list of these
+    floor: float | None,  # given, or None
+) -> float | None:
+    "The floor that is given, else the one in the run's plan."
+    return getattr(getattr(results, "plan", None), "floor", None) if floor is None else floor
+
+
+def undertrained(
+    results: Any,  # results frame, run, or a list of these
+    floor: float | None,  # validation accuracy that dense must reach, 0..1; None and 0 ask for nothing
+    domain: str,  # where it is measured
+) -> str | None:
+    "The sentence that stands in place of curves, or None where the dense network (its best start) reaches the floor."
+    if not floor:
+        return None
+    frame = results_of(results)
+    dense = frame[(frame["domain"] == domain) & (frame["role"] == "dense")]
+    if dense.empty:
+        return f"no dense network: its floor of {100 * floor:g} % cannot be checked"
+    reached = summary(dense, ("start",), split="validation")["mean"].max()
+    if reached >= floor:
+        return None
+    return f"undertrained: dense validation accuracy {100 * reached:.1f} % < {100 * floor:g} %"
+
 # %% ../../nbs/results/37_verdict.ipynb #ac1163c8
 # roles that a ticket must stand up to
 OTHERS = ("dense", "tuned dense", "small dense", "reinit", "tuned reinit")
@@ -185,29 +211,3 @@ def verdict_lines(
     keys = [k for k in COMPARED_AT if k == "density" or wide[k].nunique() > 1]
     shown = wide[[*keys, "winning", *CONDITIONS, "missing"]].rename(columns=HEADINGS)
     return shown.assign(density=shown["density"].map(density_text))
-
-# %% ../../nbs/results/37_verdict.ipynb #31b64dbd
-def floor_of(
-    results: Any,  # results frame, run, or a list of these
-    floor: float | None,  # given, or None
-) -> float | None:
-    "The floor that is given, else the one in the run's plan."
-    return getattr(getattr(results, "plan", None), "floor", None) if floor is None else floor
-
-
-def undertrained(
-    results: Any,  # results frame, run, or a list of these
-    floor: float | None,  # validation accuracy that dense must reach, 0..1; None and 0 ask for nothing
-    domain: str,  # where it is measured
-) -> str | None:
-    "The sentence that stands in place of curves, or None where the dense network (its best start) reaches the floor."
-    if not floor:
-        return None
-    frame = results_of(results)
-    dense = frame[(frame["domain"] == domain) & (frame["role"] == "dense")]
-    if dense.empty:
-        return f"no dense network: its floor of {100 * floor:g} % cannot be checked"
-    reached = summary(dense, ("start",), split="validation")["mean"].max()
-    if reached >= floor:
-        return None
-    return f"undertrained: dense validation accuracy {100 * reached:.1f} % < {100 * floor:g} %"

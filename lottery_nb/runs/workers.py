@@ -60,54 +60,6 @@ def _note(folder: Path, failed: RunFailed) -> None:
     with closing(Log(RunFolder(folder).log)) as log:
         log.write(failed)
 
-# %% ../../nbs/runs/34_workers.ipynb #ac15b7aa
-STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
-
-
-def start(
-    plan: Any,  # a FindPlan, a TransferPlan …
-    out: str | Path | None = None,  # the run's folder; None: `run_folder(plan)`
-    device: str = "auto",
-    layout: str | int = "auto",  # which arms share their steps, as `train` takes it
-    listeners: Iterable[str | Listener]
-    | None = None,  # as `run` takes them, named: another process finds them
-    executor: str | Executor = "auto",  # as `run` takes it, likewise
-) -> Run:
-    "Start a plan in a process of its own, or take it up again; refuses a folder of another plan and a run that a process works on. A finished run is only read."
-    folder = run_folder(plan) if out is None else Path(out)
-    check_layout(layout)
-    check_folder(plan, folder)
-    check_begun(plan, folder)
-    how_of(RunFolder(folder), executor, listeners).elsewhere()  # refused before anything is written
-    if not RunFolder(folder).plan.exists():
-        write_plan(plan, folder)
-    found = resume(folder, device, layout, listeners, executor)
-    check_folder(plan, folder)  # another process may have been faster
-    return found
-
-# %% ../../nbs/runs/34_workers.ipynb #38d3ea98
-def resume(
-    folder: str | Path,  # a run's folder
-    device: str = "auto",  # 'auto': the one that the run was worked on, where this machine has it
-    layout: str | int = "auto",  # of a run that has not begun; another keeps its own
-    listeners: Iterable[str | Listener] | None = None,  # as `start` takes them; None: those of the folder
-    executor: str | Executor = "auto",  # likewise
-) -> Run:
-    "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
-    found = Run(folder)
-    if found.whole:
-        return found
-    if _is_locked(found):
-        if found.status == "paused":
-            steer(folder)
-            return found
-        raise Busy(_held(found))
-    check_begun(None, found.path)
-    how = how_of(found.folder, executor, listeners).elsewhere()
-    before = found.state.starts, len(found.events)
-    _wait_for(_spawn(found.folder, device, str(layout), how), found, *before)
-    return found
-
 # %% ../../nbs/runs/34_workers.ipynb #6237a28d
 def _is_locked(found: Run) -> bool:
     "Whether a process holds a run's lock; that of a process that just ended is free in a moment."
@@ -163,6 +115,54 @@ def _silent(folder: Path) -> str:
         f"wake it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and take the run up again"
     )
 
+# %% ../../nbs/runs/34_workers.ipynb #ac15b7aa
+STARTING = 60.0  # seconds that a worker may take to import its modules and take the lock
+
+
+def start(
+    plan: Any,  # a FindPlan, a TransferPlan …
+    out: str | Path | None = None,  # the run's folder; None: `run_folder(plan)`
+    device: str = "auto",
+    layout: str | int = "auto",  # which arms share their steps, as `train` takes it
+    listeners: Iterable[str | Listener]
+    | None = None,  # as `run` takes them, named: another process finds them
+    executor: str | Executor = "auto",  # as `run` takes it, likewise
+) -> Run:
+    "Start a plan in a process of its own, or take it up again; refuses a folder of another plan and a run that a process works on. A finished run is only read."
+    folder = run_folder(plan) if out is None else Path(out)
+    check_layout(layout)
+    check_folder(plan, folder)
+    check_begun(plan, folder)
+    how_of(RunFolder(folder), executor, listeners).elsewhere()  # refused before anything is written
+    if not RunFolder(folder).plan.exists():
+        write_plan(plan, folder)
+    found = resume(folder, device, layout, listeners, executor)
+    check_folder(plan, folder)  # another process may have been faster
+    return found
+
+# %% ../../nbs/runs/34_workers.ipynb #38d3ea98
+def resume(
+    folder: str | Path,  # a run's folder
+    device: str = "auto",  # 'auto': the one that the run was worked on, where this machine has it
+    layout: str | int = "auto",  # of a run that has not begun; another keeps its own
+    listeners: Iterable[str | Listener] | None = None,  # as `start` takes them; None: those of the folder
+    executor: str | Executor = "auto",  # likewise
+) -> Run:
+    "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
+    found = Run(folder)
+    if found.whole:
+        return found
+    if _is_locked(found):
+        if found.status == "paused":
+            steer(folder)
+            return found
+        raise Busy(_held(found))
+    check_begun(None, found.path)
+    how = how_of(found.folder, executor, listeners).elsewhere()
+    before = found.state.starts, len(found.events)
+    _wait_for(_spawn(found.folder, device, str(layout), how), found, *before)
+    return found
+
 # %% ../../nbs/runs/34_workers.ipynb #222df70a
 def pause(folder: str | Path) -> None:
     "Let the process that works on a run wait."
@@ -200,6 +200,29 @@ def _need_worker(folder: str | Path, what: str) -> None:
     except Timeout:
         raise Busy(_silent(found.path)) from None
     raise LotteryError(f"cannot {what} {folder}: it is {status}, no process works on it")
+
+# %% ../../nbs/runs/34_workers.ipynb #56a6297a
+def _about(place: RunFolder) -> dict[str, str]:
+    "Kind, source and targets of a run, from its plan's JSON alone."
+    try:
+        with reading(place.plan, "a plan"):
+            plan = json.loads(place.plan_text())
+            if "source" in plan:
+                sources = [_name_of(plan["source"])]
+            else:
+                sources = [ticket["name"].rsplit("-r", 1)[0] for ticket in plan["tickets"]]
+            targets = [_name_of(target) for target in plan.get("targets", ())]
+            kind = str(plan["type"]).removesuffix("Plan").lower()
+            return {"kind": kind, "source": ", ".join(dict.fromkeys(sources)), "targets": ", ".join(targets)}
+    except Unreadable:
+        return {"kind": "unreadable", "source": "", "targets": ""}
+
+
+def _name_of(domain: str | dict) -> str:
+    "The name of a domain in a plan's JSON."
+    if isinstance(domain, str):
+        return domain
+    return str(domain.get("name", domain.get("spec", {}).get("base", "own data")))
 
 # %% ../../nbs/runs/34_workers.ipynb #b0857e62
 ENDS = 1 << 16  # bytes read at the start and at the end of a log
@@ -246,29 +269,6 @@ def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
         if at:
             f.readline()
         return [pair for line in f.read(ENDS).splitlines() if (pair := Tail(log)._pair(line))]
-
-# %% ../../nbs/runs/34_workers.ipynb #56a6297a
-def _about(place: RunFolder) -> dict[str, str]:
-    "Kind, source and targets of a run, from its plan's JSON alone."
-    try:
-        with reading(place.plan, "a plan"):
-            plan = json.loads(place.plan_text())
-            if "source" in plan:
-                sources = [_name_of(plan["source"])]
-            else:
-                sources = [ticket["name"].rsplit("-r", 1)[0] for ticket in plan["tickets"]]
-            targets = [_name_of(target) for target in plan.get("targets", ())]
-            kind = str(plan["type"]).removesuffix("Plan").lower()
-            return {"kind": kind, "source": ", ".join(dict.fromkeys(sources)), "targets": ", ".join(targets)}
-    except Unreadable:
-        return {"kind": "unreadable", "source": "", "targets": ""}
-
-
-def _name_of(domain: str | dict) -> str:
-    "The name of a domain in a plan's JSON."
-    if isinstance(domain, str):
-        return domain
-    return str(domain.get("name", domain.get("spec", {}).get("base", "own data")))
 
 # %% ../../nbs/runs/34_workers.ipynb #93d994c2
 def runs(

@@ -6,8 +6,8 @@
 __all__ = ['TARGET_DASHES', 'KEPT', 'LogKey', 'short_names', 'series_between', 'symbol_of', 'add_legend', 'add_series',
            'compared', 'name_once', 'with_axes', 'as_it_is', 'frame_of', 'results_table', 'evidence_table',
            'verdict_table', 'tickets_of', 'pairs_of', 'overlap_rows', 'overlap_figure', 'add_overlap', 'results_csv',
-           'save_tickets', 'export_path', 'comparison', 'run_html', 'scrolled', 'verdict_html', 'CompareTab',
-           'export_buttons', 'show_cells', 'take_away', 'note_export']
+           'save_tickets', 'export_path', 'comparison', 'run_html', 'scrolled', 'verdict_html', 'take_away',
+           'note_export', 'CompareTab', 'export_buttons', 'show_cells']
 
 # %% ../../nbs/workbench/56_compare.ipynb #cc8045d3
 import itertools
@@ -378,6 +378,40 @@ def verdict_html(run: Run) -> str:
     folded = f"<details><summary>The evidence</summary>{scrolled(evidence)}</details>"
     return f'{scrolled(verdict)}<p class="lottery-help">{OPEN_TEXT}</p>{folded}'
 
+# %% ../../nbs/workbench/56_compare.ipynb #42180ccc
+def take_away(
+    tab: "CompareTab",
+    kind: str,  # 'csv', 'html' or 'tickets'
+    write: Callable[[Path, Sequence[Run]], Any],
+) -> None:
+    "Write the chosen runs to the exports beside them, and say where."
+    bench, chosen = tab.bench, tab.chosen
+    bench.hush("compare")
+    if not chosen:
+        return bench.say(LotteryError("no run is chosen: tick one on the left"), "compare")
+    path = export_path(bench.home, kind, chosen)
+
+    def failed(e: BaseException) -> None:
+        note_export(tab, kind, "")
+        bench.say(e, "compare")
+
+    def written(at: Path) -> None:
+        note_export(tab, kind, f"Written to <code>{escape(str(at))}</code>")
+
+    note_export(tab, kind, f"Writing {kind} …")
+    bench.jobs.begin(f"take {kind}", lambda: write(path, chosen) or path, written, failed)
+
+
+def note_export(
+    tab: "CompareTab",
+    kind: str,
+    text: str,  # '': nothing more of it
+) -> None:
+    "Say what becomes of an export, beside what is said of the others."
+    tab.written = {k: v for k, v in (tab.written | {kind: text}).items() if v}
+    lines = (f'<p class="lottery-written" role="status">{line}</p>' for line in tab.written.values())
+    tab.out.value = "".join(lines)
+
 # %% ../../nbs/workbench/56_compare.ipynb #b49db965
 class CompareTab:
     "Runs beside each other, and the ways out."
@@ -465,37 +499,3 @@ def show_cells(tab: CompareTab) -> None:
     start = '<pre class="lottery-code" tabindex="0" aria-label="Python cell">'
     cells = [f"{start}{escape(cell_of(r.path))}</pre>" for r in tab.chosen]
     tab.cell.value = "".join(cells) or "<p>Choose a run first.</p>"
-
-# %% ../../nbs/workbench/56_compare.ipynb #42180ccc
-def take_away(
-    tab: CompareTab,
-    kind: str,  # 'csv', 'html' or 'tickets'
-    write: Callable[[Path, Sequence[Run]], Any],
-) -> None:
-    "Write the chosen runs to the exports beside them, and say where."
-    bench, chosen = tab.bench, tab.chosen
-    bench.hush("compare")
-    if not chosen:
-        return bench.say(LotteryError("no run is chosen: tick one on the left"), "compare")
-    path = export_path(bench.home, kind, chosen)
-
-    def failed(e: BaseException) -> None:
-        note_export(tab, kind, "")
-        bench.say(e, "compare")
-
-    def written(at: Path) -> None:
-        note_export(tab, kind, f"Written to <code>{escape(str(at))}</code>")
-
-    note_export(tab, kind, f"Writing {kind} …")
-    bench.jobs.begin(f"take {kind}", lambda: write(path, chosen) or path, written, failed)
-
-
-def note_export(
-    tab: CompareTab,
-    kind: str,
-    text: str,  # '': nothing more of it
-) -> None:
-    "Say what becomes of an export, beside what is said of the others."
-    tab.written = {k: v for k, v in (tab.written | {kind: text}).items() if v}
-    lines = (f'<p class="lottery-written" role="status">{line}</p>' for line in tab.written.values())
-    tab.out.value = "".join(lines)
