@@ -247,7 +247,7 @@ def test_the_panel_takes_help_and_words_from_the_fields():
     shown = {name: field for section in panel.find_fields().values() for name, field in section.items()}
     for f in (f for cls in (Recipe, FindPlan) for f in fields(cls)):
         name = {"schedule": "lr_schedule" if f.metadata["flag"] else "kind"}.get(f.name, f.name)
-        if name not in shown or name in ("source", "network", "rewind", "patience"):
+        if name not in shown or name in ("source", "network", "rewind"):
             continue
         assert shown[name].help == f.metadata["help"]
         if names_of(f) and name != "controls":

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,7 @@ def settle(bench):
 
 
 def form_of(bench, **values):
-    for name, value in values.items():
-        bench.tabs["find"].form.fields[name].control.value = value
+    bench.tabs["find"].form.hold(values)
     settle(bench)
     return bench.tabs["find"]
 
@@ -94,7 +94,12 @@ def test_a_fresh_workbench_can_start_what_its_form_says(tmp_path):
         ("part", {"part": "@5"}),
         ("rewind_at", {"rewind": "step", "rewind_at": 10**6}),
         ("densities", {"kind": "listed", "densities": "0.1, 0.5"}),
-        ("head", {"kind": "cubic", "head": 0.1}),
+        ("layer_fractions", {"kind": "cubic", "layer_fractions": "head=0.1"}),
+        ("steps", {"steps": "many"}),
+        ("prunable", {"prunable": "fc9.weight"}),
+        ("drops", {"drops": "0.5, 0.1"}),
+        ("seeds", {"seeds": "1, 1"}),
+        ("rates", {"rates": "0.1"}),
         ("retrain", {"retrain": "fine-tuning"}),
         ("batch_size", {"batch_size": 0}),
         ("warmup", {"warmup": 2.0}),
@@ -138,7 +143,7 @@ def test_what_was_typed_as_a_whole_number_is_one(tmp_path):
     bench = workbench_workbench.Workbench(home=tmp_path)
     values = form_of(bench, epochs=7, batch_size=16).form.values
     assert (values["epochs"], values["batch_size"]) == (7, 16) and all(
-        type(values[n]) is int for n in ("epochs", "batch_size", "patience", "rewind_at")
+        type(values[n]) is int for n in ("epochs", "batch_size", "rewind_at")
     )
     assert form_of(bench, epochs=1.5).form.fields["epochs"].control.value == 1.5
 
@@ -401,6 +406,8 @@ def test_transfer_from_the_form(home, tmp_path):
     settle(bench)
     assert "nothing" in fields["others"].why and tab.go.disabled
     fields["others"].control.value = "digits[5-9]"
+    assert fields["lr"].control.value == SMALL.recipe.lr  # the tickets' own
+    fields["recipe"].control.value = workbench_forms.RECIPES[1]
     fields["epochs"].control.value = 1
     settle(bench)
     turn_until(bench, lambda: not tab.go.disabled)
@@ -411,7 +418,7 @@ def test_transfer_from_the_form(home, tmp_path):
     plan = bench.follower.plan
     assert (
         plan.targets == ("digits[0-4]+invert", "digits[5-9]")
-        and plan.recipe.epochs == 1
+        and plan.recipe == replace(SMALL.recipe, epochs=1)
         and {t.round for t in plan.tickets} == {2}
     )
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lottery_nb.core import expect_error, LotteryError, NotFound
-from lottery_nb.workbench.forms import FIND, find_field, find_plan, refusals, TRANSFER, transfer_refusals
+from lottery_nb.workbench.forms import FIND, find_field, find_plan, RECIPES, refusals, TRANSFER, transfer_refusals
+from lottery_nb.workbench.forms import values_of
 from lottery_nb.workbench.cost import looked_at
 from lottery_nb.models.network import Network
 from lottery_nb.pruning.schedules import cubic, geometric, linear, listed, one_shot, Schedule
@@ -201,7 +202,7 @@ FIND_FORM = dict(
     augment=dict(augment=("flop",)),
     precision=dict(precision="fp8"),
     keep=dict(keep="first"),
-    patience=dict(patience=-1),
+    patience=dict(patience="-1"),
     criterion=dict(criterion="magnitud"),
     scope=dict(scope="globl"),
     score_at=dict(score_at="end"),
@@ -211,11 +212,20 @@ FIND_FORM = dict(
     density=dict(kind="cubic", density=0.0),
     densities=dict(kind="listed", densities="0.2, 0.5"),
     written=dict(written="cubic(0)"),
-    head=dict(head=2.0),
+    layer_fractions=dict(layer_fractions="head=2"),
+    prunable=dict(prunable="fc9.weight"),
+    rates=dict(rates="0.03, much"),
+    steps=dict(steps="0"),
+    drops=dict(drops="0.5"),
+    momentum=dict(momentum=1.5),
+    nesterov=dict(nesterov="perhaps"),
+    betas=dict(betas="0.9"),
+    eps=dict(eps=0.0),
+    quirks=dict(quirks=("haste",)),
     rewind=dict(rewind="late"),
     rewind_at=dict(rewind="epoch", rewind_at=1.5),
     retrain=dict(retrain="fine"),
-    seeds=dict(seeds=0),
+    seeds=dict(seeds="3, 3"),
     controls=dict(controls=("re-init",)),
     floor=dict(floor=2.0),
 )
@@ -228,10 +238,14 @@ TRANSFER_FORM = dict(
     norm=dict(norm="lost"),
     head=dict(head="old"),
     controls=dict(controls=("re-init",)),
-    epochs=dict(epochs=-1),
     normalise=dict(normalise="none"),
     floor=dict(floor=-1.0),
+    rates=dict(rates="-1"),
+    recipe=dict(recipe="some other"),
 )
+TRANSFER_FORM |= {
+    name: dict(recipe=RECIPES[1], **FIND_FORM[name]) for name in values_of(Recipe)
+}  # a recipe is asked for in the same words
 SAME_AS = {"rewind": "rewind_at"}  # one field of a plan that a form asks for in two
 
 

@@ -106,7 +106,7 @@ def visit(page, folder):
     fill(page, "Epochs", 25)
     slide(page, "Pruned in each round", 4)
     slide(page, "each trains all networks once", -2)
-    slide(page, "repeats; one alone", 1)
+    fill(page, "Seeds", 4)
     page.wait_for_timeout(2000)
     click(page, "Measure time and memory")
     lab.until(page, lambda: "examples/s; " in page.locator(".lottery-side").inner_text(), 120)

@@ -23,6 +23,7 @@ from ..engine.recipes import Recipe
 from ..plans.find import FindPlan
 from ..plans.transfer import TransferPlan
 from ..runs.reading import holds, read_plan
+from .forms import counted
 
 # %% ../../nbs/workbench/48_cell.ipynb #b41d88ee
 def code_of(
@@ -52,7 +53,7 @@ def given_in(plan: FindPlan | TransferPlan | Recipe) -> list[tuple[str, str]]:
         if field.name == "tickets":
             out.append((field.name, "tickets"))
         elif field.name == "seeds":
-            out.append((field.name, repr(len(value) if value == tuple(range(len(value))) else value)))
+            out.append((field.name, repr(counted(value))))
         elif value != default:
             out.append((field.name, code_of(value)))
     return out
