@@ -32,6 +32,8 @@ from lottery_nb.workbench.forms import (
     transfer_refusals,
     values_of,
 )
+
+# %% ../../nbs/workbench/55_carry.ipynb #f8d299ff
 from .fields import button, Field, Form, pick, sections_of
 from .follow import Follower
 from lottery_nb.workbench.charts import (
@@ -56,7 +58,7 @@ TRANSFER_SECTIONS: dict[str, tuple[str | type, ...]] = {
 }
 "Heading -> fields of the form that carries tickets; a class is its fields that stand nowhere else."
 
-
+# %% ../../nbs/workbench/55_carry.ipynb #c2314a28
 def show_training(form: Form) -> None:
     "Show the fields of a recipe where the tickets' own is not taken."
     own = form.values["recipe"] == RECIPES[1]

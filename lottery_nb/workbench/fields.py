@@ -47,13 +47,19 @@ class Checks(w.VBox):
         value: Iterable = (),  # ticked at first
         tip: Callable[[Any], str] | None = None,  # what is said of a name when the pointer rests on it
     ):
-        self.tip, self.order = tip, tuple(value)  # what is ticked stands in this order, then as it is offered
+        self.tip, self.label = tip, label
+        self.order = tuple(value)  # what is ticked stands in this order, then as it is offered
         self.box = w.Box().add_class("lottery-checks")
-        super().__init__(
-            [w.HTML(f'<p class="lottery-legend">{escape(label)}</p>'), self.box], value=tuple(value)
-        )
+        self.legend = w.HTML()
+        super().__init__([self.legend, self.box], value=self.order)
+        self.explain("")
         self.offer(options)
         self.observe(self.follow, "value")
+
+    def explain(self, help: str) -> None:
+        "Say something when the pointer rests on the label."
+        title = f' title="{escape(help)}"' if help else ""
+        self.legend.value = f'<p class="lottery-legend"{title}>{escape(self.label)}</p>'
 
     def offer(self, options: Iterable[Any]) -> None:
         "Offer other names; what is ticked and still offered stays ticked."
@@ -158,7 +164,10 @@ class Field(w.VBox):
     ):
         self.control, self.help, self.why = control, help, ""
         self.line = w.HTML(f'<p class="lottery-help">{escape(help)}</p>')
-        control.tooltip = help
+        if isinstance(control, Checks):
+            control.explain(help)
+        else:
+            control.tooltip = help
         super().__init__([control, self.line])
         self.add_class("lottery-field")
         if hasattr(control, "style") and hasattr(control.style, "description_width"):
@@ -273,7 +282,7 @@ LOOKS = {
     "network": Look(help="reading the data …"),
     "width": Look(step=0.25),
     "lr": Look("Learning rate", step=0.01),
-    "lr_schedule": Look("Learning rate over time"),
+    "lr_schedule": Look("Rate over time"),
     "steps": Look(hint="as many as the epochs have"),
     "batch_size": Look("Batch", step=16),
     "warmup": Look("Warm-up", step=0.05),
@@ -305,7 +314,7 @@ LOOKS |= {
     "targets": Look(help="pictures are brought to the network's shape"),
     "others": Look("Other targets", "names with commas", hint="digits[5-9], mnist@5000"),
     "start": Look("Starting weights"),
-    "recipe": Look("Training"),
+    "recipe": Look("Recipe", "how every network is trained"),
     "norm": Look("Batch norm"),
     "normalise": Look("Pixels by"),
 }
@@ -369,6 +378,7 @@ def form_field(
     label, help = look.label or name.replace("_", " ").capitalize(), look.help or f.metadata["help"]
     if f.name == "schedule" and name in numbers:
         return Field(number_box(numbers[name]), numbers[name].help)
+    help = help.replace("None:", "empty:")  # in a form nothing is an empty box
     places = [f"{c.__name__}.{name}" for c in cls.__mro__]
     if make := next((WIDGETS[place] for place in places if place in WIDGETS), None):
         return Field(make(label, value), help)
@@ -396,7 +406,7 @@ def form_fields(
         made |= inside
     return made
 
-
+# %% ../../nbs/workbench/49_fields.ipynb #425bb917
 def sections_of(
     cls: type,  # FindPlan or TransferPlan
     wanted: Mapping[str, tuple[str | type, ...]],  # heading -> names; a class: its fields that are not named

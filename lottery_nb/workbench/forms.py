@@ -57,7 +57,8 @@ def control_kind(f: dataclasses.Field) -> str:
     "The kind of control that holds a field: 'words', 'word', 'yes or no', 'whole', 'number' or 'text'."
     if names_of(f) and not any(get_origin(k) is Mapping for k in kinds_in(f.type)):
         return "words" if sequences_in(f.type) else "word"
-    return {bool: "yes or no", int: "whole", float: "number"}.get(f.type, "text")
+    kinds: dict[Any, str] = {bool: "yes or no", int: "whole", float: "number"}
+    return kinds.get(f.type, "text")
 
 # %% ../../nbs/workbench/46_forms.ipynb #7ece3e98
 def split_list(
@@ -106,7 +107,7 @@ def read_as(
         return tuple(read_item(part, found[0]) for part in split_list(text))
     return tuple(map(read_one, split_list(text))) if "," in text else read_one(text)
 
-
+# %% ../../nbs/workbench/46_forms.ipynb #fdcd7fdd
 def write_as(
     value: Any,
     kind: Any,  # the type of its field
@@ -261,7 +262,7 @@ def schedule_call(schedule: Schedule) -> str:
     inside = (str(n) if record.listed else f"{name}={n}" for name, n in numbers.items())
     return f"{schedule.kind}({', '.join(inside)})"
 
-
+# %% ../../nbs/workbench/46_forms.ipynb #50a8ee78
 def schedule_fields(schedule: Schedule) -> dict[str, Any]:
     "The fields of the form for a schedule; one of a kind that has no name stands there as a call."
     first = {"kind": FindPlan().schedule.kind, **schedule_values(), "written": ""}
@@ -393,7 +394,7 @@ def refusals(
     return reasons
 
 # %% ../../nbs/workbench/46_forms.ipynb #76ff7242
-RECIPES = ("as the tickets were found", "as set below")
+RECIPES = ("of the tickets", "set below")
 "Which recipe a transfer trains with."
 
 
