@@ -232,7 +232,6 @@ TRANSFER_FORM = dict(
     normalise=dict(normalise="none"),
     floor=dict(floor=-1.0),
 )
-SAME_AS = {"rewind": "rewind_at"}  # one field of a plan that a form asks for in two
 
 
 def test_the_tables_have_every_field():
@@ -247,7 +246,7 @@ def test_each_field_of_the_form_that_finds_tickets_is_refused_at_that_field(fiel
         with pytest.raises(LotteryError) as e:
             looked_at(find_plan(values))
         found = {find_field(e.value, values): str(e.value)}
-    assert list(found) == [SAME_AS.get(field, field)]
+    assert list(found) == [field]
     assert not any(why.startswith(("FindPlan.", "Recipe.", "Network.")) for why in refusals(values).values())
 
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SAMPLES', 'TEXTS', 'SHORT', 'SPLITS', 'UNREAD', 'of', 'choice', 'number', 'source_fields', 'network_fields',
            'training_fields', 'more_training_fields', 'pruning_fields', 'more_pruning_fields', 'control_help',
-           'repeat_fields', 'find_fields', 'show_asked', 'picture', 'text_row', 'texts_html', 'balance', 'domain_facts',
-           'preview', 'schedule_figure', 'layers_figure', 'cost_text', 'FindTab', 'read_source', 'set_help',
-           'show_no_source', 'show_network', 'show_refusal', 'check_find', 'measure_cost']
+           'number_label', 'repeat_fields', 'find_fields', 'show_asked', 'picture', 'text_row', 'texts_html', 'balance',
+           'domain_facts', 'preview', 'schedule_figure', 'layers_figure', 'cost_text', 'FindTab', 'read_source',
+           'set_help', 'show_no_source', 'show_network', 'show_refusal', 'check_find', 'measure_cost']
 
 # %% ../../nbs/workbench/53_find.ipynb #bd830544
 import base64
@@ -27,6 +27,7 @@ from ..core import about, LotteryError
 from ..data.builtin import DOMAINS
 from ..data.domains import Domain, domain
 from ..pruning.schedules import schedule_parameters, SCHEDULES
+from ..rewinding.points import POINTS
 from ..rewinding.controls import CONTROLS, role_of, TICKET
 from ..engine.recipes import Recipe
 from ..plans.find import FindPlan
@@ -40,7 +41,6 @@ from lottery_nb.workbench.forms import (
     find_plan,
     number_field,
     refusals,
-    REWINDS,
     schedule_of,
 )
 from lottery_nb.workbench.cost import (
@@ -164,12 +164,17 @@ def control_help(name: str) -> str:
     return CONTROLS[name].help if name in CONTROLS else "of an installed package"
 
 
+def number_label() -> str:
+    "What the number behind a rewind point is: 'Step or epoch'."
+    return " or ".join(name for name, point in POINTS.items() if point.usual is not None).capitalize()
+
+
 def repeat_fields() -> dict[str, Field]:
     "Where networks go back to, how often all is repeated, and the controls."
     controls = Checks("Controls", CONTROLS.beside_tickets, FIND["controls"], control_help)
     return {
-        "rewind": Field(pick("Rewind to", REWINDS, FIND["rewind"]), "where the kept weights go back to"),
-        "rewind_at": Field(Count("Step or epoch", FIND["rewind_at"]), "of the first training"),
+        "rewind": Field(pick("Rewind to", POINTS.names, FIND["rewind"]), "where the kept weights go back to"),
+        "rewind_at": Field(Count(number_label(), FIND["rewind_at"]), "of the first training"),
         "retrain": choice(FindPlan, "retrain", "Retraining"),
         "seeds": of(FindPlan, "seeds", whole("Seeds", FIND["seeds"], 1, 20)),
         "controls": of(FindPlan, "controls", controls),
@@ -199,7 +204,7 @@ def show_asked(
     "Show the numbers that the schedule and the rewind point ask for, and hide the others."
     fields = {number_field(name): name in asked for name in schedule_parameters()}
     shown = {field: show for field, show in fields.items() if field in form.fields}
-    shown["rewind_at"] = form.values["rewind"] in ("step", "epoch")
+    shown["rewind_at"] = POINTS.find(form.values["rewind"]).usual is not None
     for name, seen in shown.items():
         form.fields[name].layout.display = None if seen else "none"
 
