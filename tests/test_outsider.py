@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs
 from tiny import of, within
 
 from lottery_nb.cli import main
@@ -247,6 +248,8 @@ def test_a_report_tells_it(how, found, moved, tmp_path):
         name = "stripes" if kind == "source" else n[kind]  # data of one's own go by their name
         assert name in said[field] and name in page
     assert said["rewind to"] == f"{n['rewind']} 50" and said["rewind to"] in page
+    assert f"scope {n['scope']} follow the pattern so many of every four" in page or how == "by import"
+    assert "unstructured" not in page.replace(get_plotlyjs(), "")
     assert len(findings(found)) == 1 and "turned" in findings(found)[0]
 
 

@@ -69,6 +69,9 @@ def blocks(mask, names, density):
     return [Group(names, round(4 * density), fours)]
 
 
+blocks.pattern = "so many of every four beside each other"
+
+
 # --- data and network ---
 
 
