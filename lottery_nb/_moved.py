@@ -19,7 +19,10 @@ MOVED = {
     "distribution_shift": "papers.distribution_shift",
     "domains": "data.batches data.builtin data.names data.domains",
     "follow": "workbench.follow workbench.charts",
-    "forms": "pruning.schedules plans.find workbench.forms workbench.cost workbench.cell workbench.workbench doctor",
+    "forms": (
+        "pruning.schedules plans.find workbench.forms workbench.cost workbench.cell workbench.workbench "
+        "rewinding.points doctor"
+    ),
     "landmarks": "results.landmarks",
     "live": "workbench.live",
     "many_runs": "workbench.compare",
@@ -49,6 +52,7 @@ MOVED = {
 
 RENAMED: dict[str, str] = {
     "tickets.KINDS": "FIELD_KINDS",
+    "tickets.STARTS": "TICKET_STARTS",
     "training.Stack": "Trainer",
     "training.SCHEDULES": "LR_SCHEDULES",
     "tickets.TicketContents": "Ticket",
@@ -59,6 +63,7 @@ RENAMED: dict[str, str] = {
     "forms.LONG": "WARN_EXAMPLES",
     "forms.LONGEST": "MAX_EXAMPLES",
     "forms.PLACES": "FIELD_OF_PLACE",
+    "forms.REWINDS": "POINTS",
     "forms.WHERE": "IMPORTS",
     "forms.devices": "device_choices",
     "forms.place_of": "field_of",

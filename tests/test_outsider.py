@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs
 from tiny import of, within
 
 from lottery_nb.cli import main
@@ -30,6 +31,7 @@ from lottery_nb.pruning.criteria import CRITERIA
 from lottery_nb.pruning.scopes import SCOPES
 from lottery_nb.results.words import plan_table
 from lottery_nb.results.report import findings, write_report
+from lottery_nb.rewinding.points import ImportedPoint, POINTS
 from lottery_nb.rewinding.controls import CONTROLS, role_of
 from lottery_nb.runs.reading import read_plan, Run, write_plan
 from lottery_nb.runs.writing import run
@@ -40,13 +42,14 @@ from lottery_nb.plans.transfer import TransferPlan
 from lottery_nb.runs.workers import glance, start
 
 SITE = Path(__file__).parent / "outsider"
-REGISTRIES = (CRITERIA, SCOPES, SCHEDULES, CONTROLS, NETWORKS, DOMAINS, EVENTS, LISTENERS, EXECUTORS)
+REGISTRIES = (CRITERIA, SCOPES, SCHEDULES, CONTROLS, POINTS, NETWORKS, DOMAINS, EVENTS, LISTENERS, EXECUTORS)
 NAMES = {  # kind of thing: (name of its entry point, name by import)
     "source": ("stripes", "outsider.parts:stripes"),
     "network": ("bowtie", "outsider.parts:bowtie"),
     "schedule": ("staircase", "outsider.parts:staircase"),
     "criterion": ("far-from-start", "outsider.parts:score"),
     "scope": ("of-four", "outsider.parts:blocks"),
+    "rewind": ("percent", "outsider.parts:percent"),
     "kept": ("turned", "outsider.parts:turned"),
     "drawn": ("redrawn", "outsider.parts:redrawn"),
     "listener": ("notebook-keeper", "outsider.parts:keep"),
@@ -92,6 +95,7 @@ def a_plan(how):
         seeds=2,
         criterion=n["criterion"],
         scope=n["scope"],
+        rewind=f"{n['rewind']} 50",
         controls=(n["kept"], n["drawn"]),
     )
 
@@ -137,6 +141,7 @@ def test_entry_points_are_listed(how):
         "schedule": SCHEDULES,
         "kept": CONTROLS,
         "drawn": CONTROLS,
+        "rewind": POINTS,
         "network": NETWORKS,
         "source": DOMAINS,
         "listener": LISTENERS,
@@ -159,6 +164,7 @@ def test_a_plan_goes_to_json_and_back(how, plan, tmp_path):
         n[kind] for kind in ("network", "criterion", "scope", "schedule", "kept", "drawn")
     ]
     assert plan.schedule.densities == (1.0, 0.75, 0.5)
+    assert type(plan.rewind) is (str, ImportedPoint)[HOW[how]] and str(plan.rewind) == f"{n['rewind']} 50"
 
 
 # --- worker, log, frame ---
@@ -210,6 +216,12 @@ def test_a_transfer_tags_its_controls_too(moved):
     assert dense.values.tolist() == [[0, 1.0]]
 
 
+def test_its_tickets_go_back_to_the_rewind_point(found):
+    assert {t.start().step for t in found.tickets} == {2}  # half of two epochs of two steps
+    assert all(set(t.snapshots) == {"init", "source-trained", "rewind"} for t in found.tickets)
+    assert all(t.start().fingerprint != t.start("init").fingerprint for t in found.tickets)
+
+
 # --- figures, report ---
 
 
@@ -235,6 +247,9 @@ def test_a_report_tells_it(how, found, moved, tmp_path):
     ):
         name = "stripes" if kind == "source" else n[kind]  # data of one's own go by their name
         assert name in said[field] and name in page
+    assert said["rewind to"] == f"{n['rewind']} 50" and said["rewind to"] in page
+    assert f"scope {n['scope']} follow the pattern so many of every four" in page or how == "by import"
+    assert "unstructured" not in page.replace(get_plotlyjs(), "")
     assert len(findings(found)) == 1 and "turned" in findings(found)[0]
 
 
@@ -243,7 +258,7 @@ def test_a_report_tells_it(how, found, moved, tmp_path):
 
 def test_forms_offer_it():
     form = Form(find_fields(), lambda: None)
-    for field in ("source", "network", "criterion", "scope", "kind"):
+    for field in ("source", "network", "criterion", "scope", "rewind", "kind"):
         kind = "schedule" if field == "kind" else field
         form.fields[field].control.value = NAMES[kind][0]
     for box in form.fields["controls"].control.box.children:
@@ -257,7 +272,7 @@ def test_forms_offer_it():
         "of-four",
         "staircase",
     )
-    assert plan.controls == ("turned", "redrawn")
+    assert plan.controls == ("turned", "redrawn") and plan.rewind == "percent 1"
     assert (
         plan.schedule.numbers == (0.3, 2) and plan.recipe.steps is None
     )  # a number of the schedule has that name, too
@@ -265,13 +280,14 @@ def test_forms_offer_it():
 
 def test_a_form_holds_it(how, plan):
     n = names(how)
-    given = {field: n[field] for field in ("source", "network", "criterion", "scope")}
+    given = {field: n[field] for field in ("source", "network", "criterion", "scope", "rewind")}
     values = (
         FIND
         | given
         | dict(
             controls=(n["kept"], n["drawn"]),
             written=f"{n['schedule']}(0.5, 2, 2)",
+            rewind_at=50,
             lr=0.05,
             epochs=2,
             batch_size=60,
@@ -289,7 +305,7 @@ def test_the_form_of_transfers_offers_it():
 
 def test_a_part_that_does_not_fit_is_refused_at_its_field(how):
     n = names(how)
-    bad = [(field, n[field] + "s") for field in ("criterion", "scope", "network", "source")]
+    bad = [(field, n[field] + "s") for field in ("criterion", "scope", "network", "source", "rewind")]
     bad += [
         ("controls", (n["kept"] + "s",)),
         ("written", f"{n['schedule']}(0.5, 0)"),
@@ -320,13 +336,16 @@ def test_a_plan_without_data_of_its_own_is_written_out(how):
 
 def test_what_is_missing_is_refused_before_anything_is_trained(tmp_path):
     write_plan(
-        FindPlan("digits[0-4]@200", criterion="magnitude", scope="layer", controls=("shuffled",)), tmp_path
+        FindPlan(
+            "digits[0-4]@200", criterion="magnitude", scope="layer", controls=("shuffled",), rewind="source-trained"
+        ),
+        tmp_path,
     )
     whole = (tmp_path / "plan.json").read_text()
-    for name in ("lenet-300-100", "geometric", "magnitude", "layer", "shuffled"):
+    for name in ("lenet-300-100", "geometric", "magnitude", "layer", "shuffled", "source-trained"):
         (tmp_path / "plan.json").write_text(whole.replace(f'"{name}"', '"of somebody else"'))
         plan = read_plan(tmp_path)  # it can be looked at
-        with pytest.raises(LotteryError, match="unknown .* 'of somebody else'"):
+        with pytest.raises(LotteryError, match="(unknown .* |rewind=)'of somebody else'"):
             next(find_tickets(plan, "cpu"))
 
 
@@ -378,7 +397,7 @@ def flags(how, folder):
         for field in ("source", "network", "criterion", "scope", "executor")
         for word in (f"--{field}", n[field])
     ]
-    schedule = ["--schedule", f"{n['schedule']}(landing=0.5, steps=2, rounds=2)"]
+    schedule = ["--schedule", f"{n['schedule']}(landing=0.5, steps=2, rounds=2)", "--rewind", f"{n['rewind']} 50"]
     recipe = ["--lr", "0.05", "--epochs", "2", "--batch-size", "60", "--seeds", "2"]
     return [
         "find",

@@ -246,7 +246,6 @@ TRANSFER_FORM = dict(
 TRANSFER_FORM |= {
     name: dict(recipe=RECIPES[1], **FIND_FORM[name]) for name in values_of(Recipe)
 }  # a recipe is asked for in the same words
-SAME_AS = {"rewind": "rewind_at"}  # one field of a plan that a form asks for in two
 
 
 def test_the_tables_have_every_field():
@@ -261,7 +260,7 @@ def test_each_field_of_the_form_that_finds_tickets_is_refused_at_that_field(fiel
         with pytest.raises(LotteryError) as e:
             looked_at(find_plan(values))
         found = {find_field(e.value, values): str(e.value)}
-    assert list(found) == [SAME_AS.get(field, field)]
+    assert list(found) == [field]
     assert not any(why.startswith(("FindPlan.", "Recipe.", "Network.")) for why in refusals(values).values())
 
 

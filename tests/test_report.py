@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from lottery_nb.core import LotteryError
 from lottery_nb.pruning.schedules import cubic, geometric, listed, one_shot, Schedule
+from lottery_nb.pruning.scopes import SCOPES
 from lottery_nb.results.words import plan_table, recipe_text, schedule_text, value_text
 from lottery_nb.results.report import findings, report, time_text, write_report
 from lottery_nb.results.tables import short_table
@@ -137,6 +138,33 @@ def test_plan_in_words():
         and value_text(SimpleNamespace(name="x-r1")) == "x-r1"
     )
     assert value_text(tuple(range(20))) == "0, 1, 2 … 19 (20 in all)"
+
+
+@pytest.mark.parametrize(
+    "scopes, says, not_said",
+    [
+        (("layer",), ["Masks are unstructured: zeros are stored"], ["pattern"]),
+        (("erk", "global"), ["Masks are unstructured: zeros are stored"], ["pattern"]),
+        (("2:4",), ["scope 2:4 follow the pattern 2:4, and kernels"], ["unstructured"]),
+        (("1:8",), ["follow the pattern 1:8"], ["unstructured"]),
+        (("layer", "4:8"), ["Masks are unstructured", "follow the pattern 4:8"], []),
+        (("my rows",), ["scope my rows follow the pattern whole rows"], ["unstructured"]),
+        (("my blocks",), ["the structure that scope my blocks gives them"], ["unstructured", "pattern"]),
+        (("of a package that is missing here",), ["the structure that scope of a package"], ["unstructured"]),
+        ((), ["Masks: zeros are stored"], ["unstructured", "pattern"]),
+    ],
+)
+def test_what_masks_are_follows_from_the_scope(scopes, says, not_said, monkeypatch):
+    def rows(mask, names, density):
+        return []
+
+    monkeypatch.setitem(SCOPES, "my blocks", lambda mask, names, density: [])
+    monkeypatch.setitem(SCOPES, "my rows", rows)
+    rows.pattern = "whole rows"
+    runs = [run(plan=SimpleNamespace(scope=scope)) for scope in scopes] or [run(MOVED)]
+    limits = html.unescape(body(report(runs)).partition("and its limits</h2>")[2])
+    assert all(word in limits for word in says) and not any(word in limits for word in not_said)
+    assert limits.count("Masks") == len(says)
 
 
 def test_find_plan_says_what_is_special_and_no_more():

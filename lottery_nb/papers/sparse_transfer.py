@@ -19,10 +19,9 @@ from torch import nn
 from ..core import check_choice, LotteryError
 from ..models.network import Network
 from ..pruning.schedules import geometric, one_shot
-from ..rewinding.points import TRAINED
+from ..rewinding.points import START_POINTS, TRAINED
 from ..engine.recipes import Quirk, Recipe
 from ..plans.find import FindPlan
-from ..plans.transfer import START_POINTS
 from ..results.stats import compare, density_text, interval, kept_rows, paired, summary
 from ..results.verdict import undertrained
 from ..results.landmarks import matches_down_to

@@ -26,7 +26,8 @@ from ..pruning.scopes import make_mask, quotas, SCOPES
 
 # %% ../../nbs/plans/28_find.ipynb #9ab82fb7
 from ..rewinding.snapshots import fresh, load, masked, Snapshot
-from ..rewinding.points import Beginning, RETRAIN, Retrain, rewind_step, round_start, TRAINED
+from ..rewinding.points import Beginning, FRESH, held_points, Length, POINTS, RETRAIN, Retrain
+from ..rewinding.points import REWOUND, rewind_step, round_start
 from ..rewinding.controls import at_rate, CONTROLS, Role, TICKET
 from ..engine.recipes import lr_factor, Recipe
 from ..engine.arms import Arm, NOTHING, Recall, steps_per_epoch, Trained
@@ -116,6 +117,7 @@ def _keep_names(p: "FindPlan") -> None:
             object.__setattr__(p, name, registry.keep(getattr(p, name)))
     with about("FindPlan.controls"):
         object.__setattr__(p, "controls", tuple(CONTROLS.keep(control) for control in p.controls))
+    object.__setattr__(p, "rewind", POINTS.keep(p.rewind))
 
 # %% ../../nbs/plans/28_find.ipynb #803c3c5c
 def _check_densities(scope: Callable, schedule: Schedule) -> None:
@@ -137,7 +139,6 @@ def _check_layer_fractions(p: "FindPlan") -> None:
 
 def _check_retrain(p: "FindPlan") -> None:
     check_choice(p.retrain, RETRAIN, "FindPlan.retrain")
-    rewind_step(p.rewind, 1)
     if p.retrain == "fine-tuning" and p.recipe.schedule in ("one-cycle", "cosine"):
         raise LotteryError(
             f"FindPlan.retrain='fine-tuning' goes on at the last learning rate, which is next to 0 after {p.recipe.schedule!r}: use Recipe(schedule='step') or 'constant'",
@@ -179,8 +180,10 @@ class FindPlan:
     schedule: Schedule = setting(
         "how density falls from round to round", default=geometric(fraction=0.2, rounds=10)
     )
-    rewind: str = setting(
-        "where the kept weights go back to: 'init', 'step 500', 'epoch 2' or 'source-trained'", default="init"
+    rewind: str | Callable = setting(
+        "where the kept weights go back to, with a number where the point takes one: 'step 500'",
+        default="init",
+        registry=POINTS,
     )
     retrain: Retrain = setting("what each round starts from", default="weight rewinding")
     recipe: Recipe = setting("how every network is trained", default=Recipe())
@@ -295,11 +298,11 @@ class Search:
         except LotteryError:
             self.hash = ""  # a function without a name: this process only
         spe = steps_per_epoch(self.domain, plan.recipe)
-        self.point = rewind_step(plan.rewind, spe)
         self.total = plan.recipe.steps or plan.recipe.epochs * spe
+        self.point = rewind_step(plan.rewind, Length(self.total, spe))
         if (self.point or 0) >= self.total:
             raise LotteryError(
-                f"FindPlan.rewind={plan.rewind!r} is step {self.point} of {self.total}: choose an earlier point or a longer recipe",
+                f"FindPlan.rewind={str(plan.rewind)!r} is step {self.point} of {self.total}: choose an earlier point or a longer recipe",
                 "FindPlan.rewind",
             )
 
@@ -321,9 +324,8 @@ class _Seed:
 
     seed: int
     rewound: Snapshot  # the rewind point
-    source_trained: Snapshot  # θS
+    held: dict[str, Snapshot]  # what every ticket holds beside it: θ0 and θS
     trained: Snapshot  # where the last round ended
-    init: Snapshot  # θ0
     mask: Mask
 
 # %% ../../nbs/plans/28_find.ipynb #e6dd1b3b
@@ -350,14 +352,14 @@ def _first(search: Search, dense: Trained) -> _Seed:
     θS = replace(dense.weights, optimizer={}, step=0, updates=0)
     rewound = θS if search.point is None else dense.captured[search.point]
     mask = Mask.dense({n: dense.arm.start.weights[n] for n in search.names})
-    return _Seed(dense.arm.seed, rewound, θS, dense.weights, dense.arm.start, mask)
+    return _Seed(dense.arm.seed, rewound, held_points(dense.arm.start, θS), dense.weights, mask)
 
 
 def _ticket(search: Search, s: _Seed, r: int) -> Ticket:
     "The ticket of a seed in round r."
-    snapshots, d = {"init": s.init, TRAINED: s.source_trained}, search.domain
+    snapshots, d = dict(s.held), search.domain
     if search.plan.rewind != "init":
-        snapshots["rewind"] = s.rewound
+        snapshots[REWOUND.name] = s.rewound
     norm = (tuple(d.mean.flatten().tolist()), tuple(d.std.flatten().tolist()))
     found_on = (search.plan.recipe, d.name, d.fingerprint, norm, r, s.seed, search.hash)
     return Ticket(s.mask, search.network, snapshots, *found_on, vocabulary=d.vocabulary)
@@ -409,7 +411,7 @@ def _round_arm(
         ticket.seed,
         b.start,
         b.mask,
-        tags=_tags(there, called, "rewind" if keeps else "fresh", at, density, ticket.seed),
+        tags=_tags(there, called, (REWOUND if keeps else FRESH).name, at, density, ticket.seed),
         returns_weights=role is TICKET,
     )
 

@@ -29,7 +29,7 @@ from lottery_nb.results.stats import (
     seeds_text,
 )
 from .verdict import MARGIN
-from .style import DASHES, density_axis, series_of, styled, text_of
+from .style import density_axis, series_of, styled, text_of
 
 # %% ../../nbs/results/39_landmarks.ipynb #1c197b33
 CURVE = COMPARED_AT[:-1]  # what is the same along a curve: source, domain and start
@@ -199,7 +199,7 @@ def _speed_line(
         y=s["mean"],
         name=label,
         mode="lines" if look.whole else "lines+markers",
-        line=dict(color=look.colour, dash=DASHES.get(dash, dash), width=2 if role == "ticket" else 1.4),
+        line=dict(color=look.colour, dash=dash, width=2 if role == "ticket" else 1.4),
         marker=dict(size=9, symbol=[shape + end for end in open_or_full], color=look.colour),
         error_y=dict(array=s["high"] - s["mean"], thickness=1, width=0) if role == "ticket" else None,
         hovertext=s["text"],

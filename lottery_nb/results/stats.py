@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from ..core import check_choice, check_number, density_text, deprecated, LotteryError, Registry
+from ..rewinding.points import starts
 from ..rewinding.controls import role_of, roles
 
 # %% ../../nbs/results/35_stats.ipynb #6e85baa4
@@ -25,8 +26,8 @@ ARM = ["source", "domain", "role", "start", "round", "density", "seed"]
 COLUMNS = [*ARM, "epoch", "split", "metric", "value"]
 COMPARED_AT = ["source", "domain", "start", "density"]  # what two arms share that are compared
 
-# starting weights in the order in which tables and figures show them; that of the roles is in their records (`rewinding.roles`)
-STARTS = ("rewind", "init", "source-trained", "fresh")
+STARTS = tuple(starts())
+"Starting weights in the order in which tables and figures show them."
 
 
 def __getattr__(name: str) -> Any:

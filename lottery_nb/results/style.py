@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..rewinding.controls import Role, role_of, roles
 from ..core import density_text
+from ..rewinding.points import starts
+from ..rewinding.controls import Role, role_of, roles
 from .stats import in_order
 
 # %% ../../nbs/results/38_style.ipynb #d1e6a671
@@ -33,7 +34,7 @@ SERIES = (  # colours of what is no role: runs, domains, layers
     "#999933",
 )
 WITH_BANDS = ("dense", "ticket")  # roles that are drawn wider, with bands
-DASHES = {"rewind": "solid", "init": "longdash", "source-trained": "dash", "fresh": "dot"}
+DASHES = {name: start.dash for name, start in starts().items()}
 
 # %% ../../nbs/results/38_style.ipynb #8c398239
 SUBTITLE_WIDTH = 95  # characters of a subtitle that fit a picture of 700 pixels

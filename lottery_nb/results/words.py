@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core import density_text
 from ..pruning.schedules import SCHEDULES, Schedule
+from ..rewinding.points import point_parts, POINTS
 from ..plans.tickets import Ticket
 
 # %% ../../nbs/results/42_words.ipynb #45f21568
@@ -122,7 +123,8 @@ def recipe_text(
 # %% ../../nbs/results/42_words.ipynb #48a3f900
 def _rewind_text(point: Any) -> str:
     "What the tickets are rewound to."
-    return "initial weights" if point == "init" else value_text(point)
+    name = point_parts(point)[0]
+    return POINTS[name].label or str(point) if name in POINTS else str(point)
 
 
 def _floor_text(floor: float) -> str:

@@ -24,7 +24,7 @@ from ..engine.recipes import Recipe
 from ..engine.arms import Arm, stackable, Trained
 from ..engine.trainer import evaluate, Trainer
 from ..engine.training import finish, train
-from ..plans.tickets import STARTS, Ticket
+from ..plans.tickets import Ticket, TICKET_STARTS
 from ..plans.transfer import target_domain
 from ..results.stats import density_text, Interval, interval
 
@@ -70,7 +70,7 @@ def stability(
     "Test error on the line between two copies of each ticket, and of the dense network of each seed: density, seed, share (0..1 of the way), error; refuses no tickets."
     if not tickets:
         raise LotteryError("stability of no tickets: give at least one")
-    check_choice(start, STARTS, "start")
+    check_choice(start, TICKET_STARTS, "start")
     check_number(points, "points", low=2, whole=True)
     d, where = target_domain(tickets[0], tickets[0].source if target is None else target), pick_device(device)
     if d.test is None:

@@ -18,6 +18,7 @@ from ..models.zoo import NETWORKS
 from ..pruning.schedules import Schedule, SCHEDULES
 from ..pruning.criteria import CRITERIA
 from ..pruning.scopes import SCOPES
+from ..rewinding.points import ImportedPoint, point_parts, POINTS
 from ..rewinding.controls import CONTROLS
 from ..engine.recipes import Recipe
 from ..plans.find import FindPlan
@@ -38,8 +39,8 @@ def code_of(
         return repr(tuple(map(str, value)))
     if value is None or isinstance(value, (str, int, float, tuple, dict)):
         return repr(value)
-    if isinstance(value, Reference):
-        return repr(value.name)
+    if isinstance(value, (Reference, ImportedPoint)):
+        return repr(str(value))
     raise LotteryError(f"{value!r} has no name that a cell could write: read the plan from its folder")
 
 # %% ../../nbs/workbench/48_cell.ipynb #1b1bc260
@@ -83,6 +84,7 @@ def registering(plan: FindPlan | TransferPlan) -> list[str]:
     if isinstance(plan, FindPlan):
         names += [
             (SCHEDULES, plan.schedule.kind),
+            (POINTS, point_parts(plan.rewind)[0]),
             (CRITERIA, plan.criterion),
             (SCOPES, plan.scope),
             (NETWORKS, plan.network),

@@ -23,10 +23,20 @@ from plotly.subplots import make_subplots
 from ..core import density_text
 from ..files import read_tensors, RunFolder
 from ..pruning.masks import Mask
+from ..rewinding.points import FRESH
 from ..rewinding.controls import CONTROLS, role_of, TICKET
 from ..plans.transfer import trained_from
 from ..runs.log import layers_frame
-from ..results.style import TRANSFER_LABELS, broken, DASHES, density_axis, faint, level_axis, styled, text_of
+from lottery_nb.results.style import (
+    TRANSFER_LABELS,
+    broken,
+    DASHES,
+    density_axis,
+    faint,
+    level_axis,
+    styled,
+    text_of,
+)
 from ..results.plots import accuracy_plot, layer_density_plot, transfer_curves, transfer_plot
 from .follow import Curve, Follower, POINTS
 
@@ -339,10 +349,10 @@ def matrix_height(
         return 300
     controls = [CONTROLS[c] for c in p.controls if c in CONTROLS]
     elsewhere = [c for c in p.controls if c not in CONTROLS]  # found by import, and not loaded here
-    rows = {("reinit" if start == "fresh" else "ticket", start) for start in p.start}
+    rows = {("reinit" if start == FRESH.name else "ticket", start) for start in p.start}
     for start in p.start:
         rows |= {
-            (c.name, "fresh" if c.weights == "drawn" else start)
+            (c.name, FRESH.name if c.weights == "drawn" else start)
             for c in trained_from(controls, start)
             if not c.whole
         }
@@ -355,7 +365,7 @@ def targets_height(f: Follower | None) -> int:
     p: Any = f.plan if f else None
     if not hasattr(p, "targets"):
         return 300
-    panels = len(p.targets) * max(1, sum(start != "fresh" for start in p.start))
+    panels = len(p.targets) * max(1, sum(start != FRESH.name for start in p.start))
     return 130 + 260 * math.ceil(panels / 2)
 
 # %% ../../nbs/workbench/51_charts.ipynb #3cb217a6

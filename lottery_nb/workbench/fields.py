@@ -20,6 +20,7 @@ import traitlets
 from ..core import names_of
 from ..data.builtin import DOMAINS
 from ..pruning.schedules import Parameter, schedule_parameters, SCHEDULES
+from ..rewinding.points import POINTS
 from ..rewinding.controls import CONTROLS
 from lottery_nb.workbench.forms import (
     asked_fields,
@@ -30,7 +31,6 @@ from lottery_nb.workbench.forms import (
     number_field,
     parts_of,
     RECIPES,
-    REWINDS,
     schedule_values,
 )
 
@@ -306,7 +306,10 @@ LOOKS |= {
     "prunable": Look("Prunable weights", hint="fc1.weight, fc2.weight"),
     "layer_fractions": Look("Layers at a rate", hint="head=0.1"),
     "rewind": Look("Rewind to", "where the kept weights go back to"),
-    "rewind_at": Look("Step or epoch", "of the first training"),
+    "rewind_at": Look(
+        " or ".join(name for name, point in POINTS.items() if point.usual is not None).capitalize(),
+        "of the first training",
+    ),
     "retrain": Look("Retraining"),
     "floor": Look(step=0.05),
     "rates": Look("More rates", hint="0.03, 0.3"),
@@ -329,7 +332,7 @@ Maker = Callable[[str, Any], w.Widget]  # label, what it holds at first -> contr
 WIDGETS: dict[str, Maker] = {
     "FindPlan.source": lambda label, value: pick(label, DOMAINS.names, value),
     "FindPlan.kind": lambda label, value: pick(label, SCHEDULES.names, value),
-    "FindPlan.rewind": lambda label, value: pick(label, REWINDS, value),
+    "FindPlan.rewind": lambda label, value: pick(label, POINTS.names, value),
     "FindPlan.controls": lambda label, value: Checks(label, CONTROLS.beside_tickets, value, control_help),
     "TransferPlan.controls": lambda label, value: Checks(label, CONTROLS.names, value, control_help),
     "TransferPlan.rounds": lambda label, value: Checks(label, (), value),

@@ -26,6 +26,7 @@ from ..core import about, LotteryError
 from ..data.domains import Domain, domain
 from ..pruning.schedules import schedule_parameters, SCHEDULES
 from ..rewinding.controls import role_of, TICKET
+from ..rewinding.points import POINTS
 from ..engine.recipes import Recipe
 from ..plans.find import FindPlan
 from ..results.stats import density_text
@@ -90,7 +91,7 @@ def show_asked(
     "Show the numbers that the schedule and the rewind point ask for, and hide the others."
     fields = {number_field(name): name in asked for name in schedule_parameters()}
     shown = {field: show for field, show in fields.items() if field in form.fields}
-    shown["rewind_at"] = form.values["rewind"] in ("step", "epoch")
+    shown["rewind_at"] = POINTS.find(form.values["rewind"]).usual is not None
     for name, seen in shown.items():
         form.fields[name].layout.display = None if seen else "none"
 

@@ -1,4 +1,4 @@
-"""What this package adds: two controls, a schedule, a criterion, a scope, a domain, a network, an event, a listener, an executor."""
+"""What this package adds: two controls, a rewind point, a schedule, a criterion, a scope, a domain, a network, an event, a listener, an executor."""
 
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from lottery_nb.data.own import from_arrays
 from lottery_nb.pruning.schedules import Parameter, schedule_kind
 from lottery_nb.pruning.scopes import Group
 from lottery_nb.rewinding.snapshots import fresh
+from lottery_nb.rewinding.points import rewind_point
 from lottery_nb.rewinding.controls import control
 
 
@@ -28,6 +29,15 @@ def turned(b):
 def redrawn(b):
     "the ticket's mask on weights of a draw of its own"
     return replace(b, start=fresh(b.network, b.seed, "redrawn"))
+
+
+# --- where they go back to ---
+
+
+@rewind_point("percent")
+def percent(length, number=10):
+    "a share of the dense training, in per cent"
+    return length.steps * number // 100
 
 
 # --- how much, which, with whom ---
@@ -57,6 +67,9 @@ def fours(bits):
 def blocks(mask, names, density):
     "As many of every four weights as the density says."
     return [Group(names, round(4 * density), fours)]
+
+
+blocks.pattern = "so many of every four beside each other"
 
 
 # --- data and network ---
