@@ -440,11 +440,6 @@ def test_colours_are_those_that_are_seen(mode):
     assert pictures_of(d)[0, :, 0, 0].tolist() == colour
 
 
-def test_colours_that_pillow_cannot_turn_into_red_green_and_blue_are_refused():
-    frame = pd.DataFrame({"image": [Image.new("LAB", (8, 8), (50, 0, 0))] * 4, "label": [0, 1] * 2})
-    refused(lambda: from_frame(frame), "picture 0 of the frame of own cannot be decoded")
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_a_camera_that_was_turned_is_followed(orientation, kind):
