@@ -83,13 +83,21 @@ MAPPED = {
     "two of ten": ([8, 3, 8, 3, 8], ("3", "8"), [1, 0, 1, 0, 1]),
     "identifiers": ([15_000_000, 7, 2**62, 7, 7], ("7", "15000000", str(2**62)), [1, 0, 2, 0, 0]),
     "beyond 64 bits": ([10**30, 5, 10**30, 5, 5], ("5", str(10**30)), [1, 0, 1, 0, 0]),
-    "unsigned": (np.array([2**64 - 1, 3], np.uint64)[[0, 1, 0, 1, 1]], ("3", str(2**64 - 1)), [1, 0, 1, 0, 0]),
+    "unsigned": (
+        np.array([2**64 - 1, 3], np.uint64)[[0, 1, 0, 1, 1]],
+        ("3", str(2**64 - 1)),
+        [1, 0, 1, 0, 0],
+    ),
     "truth": ([True, False, True, False, True], ("False", "True"), [1, 0, 1, 0, 1]),
     "whole floats": ([2.0, 1.0, 2.0, 1.0, 1.0], ("1", "2"), [1, 0, 1, 0, 0]),
     "floats and ints": ([2.0, 1, 2, 1.0, 1], ("1", "2"), [1, 0, 1, 0, 0]),
     "signs": ([-1, 1, 1, -1, 1], ("-1", "1"), [0, 1, 1, 0, 1]),
     "names": (["b", "a", "b", "a", "a"], ("a", "b"), [1, 0, 1, 0, 0]),
-    "words for nothing": (["nan", "NA", "None", "null", "NA"], ("NA", "None", "nan", "null"), [2, 0, 1, 3, 0]),
+    "words for nothing": (
+        ["nan", "NA", "None", "null", "NA"],
+        ("NA", "None", "nan", "null"),
+        [2, 0, 1, 3, 0],
+    ),
     "numbers as text": (["10", "9", "10", "9", "9"], ("10", "9"), [0, 1, 0, 1, 1]),
     "any script": (["猫", "किताब", "猫", "кот", "кот"], ("кот", "किताब", "猫"), [2, 1, 2, 0, 0]),
     "numpy strings": (np.array(["b", "a"])[[0, 1, 0, 1, 1]], ("a", "b"), [1, 0, 1, 0, 0]),
@@ -155,10 +163,16 @@ def test_test_labels_go_through_the_mapping_of_the_training_labels():
     assert from_arrays(GREY, ["1", "2"] * 10, (GREY[:2], [2, 1])).test.y.tolist() == [1, 0]
     named = from_arrays(GREY, [0, 1] * 10, (GREY[:2], [1, 0]), classes=("7", "0"))
     assert named.test.y.tolist() == [1, 0]
-    refused(lambda: from_arrays(GREY, [3, 8] * 10, (GREY[:1], [0])), "label '0' of the test pictures of own is none of the classes 3, 8")
+    refused(
+        lambda: from_arrays(GREY, [3, 8] * 10, (GREY[:1], [0])),
+        "label '0' of the test pictures of own is none of the classes 3, 8",
+    )
     refused(lambda: from_texts(list("abcd"), ["x", "y"] * 2, (["a"], ["z"])), "label 'z' of the test texts")
     refused(lambda: from_arrays(GREY, [0, 1] * 10, classes=("a", "a")), "class 'a' of own stands twice")
-    refused(lambda: from_arrays(GREY, [0, 1] * 10, (GREY[:2], [0, None])), "row 1 of the test pictures of own is missing")
+    refused(
+        lambda: from_arrays(GREY, [0, 1] * 10, (GREY[:2], [0, None])),
+        "row 1 of the test pictures of own is missing",
+    )
 
 
 def test_a_mapped_domain_goes_to_a_file_and_trains(tmp_path):
@@ -237,7 +251,9 @@ def test_a_loader_of_somebody_else_is_held_to_the_same():
         ([0, 1] * 10, "are list"),
     ):
         refused(lambda y=y: Raw(x, y, ("a", "b")), part)
-    refused(lambda: Raw(x, torch.tensor([0, 1] * 10), ("a", "b"), held_out=torch.ones(3).bool()), "(3,) for 20")
+    refused(
+        lambda: Raw(x, torch.tensor([0, 1] * 10), ("a", "b"), held_out=torch.ones(3).bool()), "(3,) for 20"
+    )
 
 
 # pictures
@@ -289,7 +305,9 @@ def test_an_axis_that_cannot_be_told_is_asked_for(shape):
 
 
 def test_channels_that_are_asked_for_must_be_there():
-    refused(lambda: from_arrays(np.zeros((20, 9, 9, 3)), HALF, channels=4), "neither axis can be the channels")
+    refused(
+        lambda: from_arrays(np.zeros((20, 9, 9, 3)), HALF, channels=4), "neither axis can be the channels"
+    )
 
 
 RAMP = np.linspace(0, 65535, 20 * 64).astype(np.uint16).reshape(20, 8, 8)
@@ -341,7 +359,9 @@ def test_what_fits_bytes_stays_bytes(form):
     assert from_arrays(BYTES[form], HALF).fingerprint == same.fingerprint
 
 
-@pytest.mark.parametrize("form", ["by mean and deviation", "beyond 16 bits", "negative whole", "above 255", "nan"])
+@pytest.mark.parametrize(
+    "form", ["by mean and deviation", "beyond 16 bits", "negative whole", "above 255", "nan"]
+)
 def test_pictures_whose_white_nobody_knows_are_refused(form):
     x = {
         "by mean and deviation": (GREY / 255 - 0.485) / 0.229,
@@ -371,7 +391,9 @@ def test_sixteen_bit_colour_is_refused_and_not_cut_to_eight(tmp_path):
     for file in (deep_png(2, 3), deep_png(6, 4), deep_png(4, 2), ppm):
         assert Image.open(io.BytesIO(file)).mode in ("RGB", "RGBA", "LA")
         frame = pd.DataFrame({"image": [file] * 4, "label": [0, 1] * 2})
-        refused(lambda frame=frame: from_frame(frame), "picture 0 of the frame of own has 16 bits for each colour")
+        refused(
+            lambda frame=frame: from_frame(frame), "picture 0 of the frame of own has 16 bits for each colour"
+        )
 
 
 def transparent(mode, value=0, alpha=0):
@@ -415,7 +437,9 @@ def test_half_transparency_is_mixed_and_can_be_kept_as_a_channel():
     kept = from_frame(frame, channels=4)
     assert pictures_of(kept)[:2, :, 0, 0].tolist() == [[100, 100, 100, 51], [0, 0, 0, 255]]
     assert "4 channels, each read as it is" in kept.note and "white" not in kept.note
-    two = from_frame(pd.DataFrame({"image": [transparent("LA", 7, 9)] * 4, "label": [0, 0, 1, 1]}), channels=2)
+    two = from_frame(
+        pd.DataFrame({"image": [transparent("LA", 7, 9)] * 4, "label": [0, 0, 1, 1]}), channels=2
+    )
     assert pictures_of(two)[0, :, 0, 0].tolist() == [7, 9]
     opaque = from_frame(pd.DataFrame({"image": [transparent("RGBA", 100, 255)] * 4, "label": [0, 0, 1, 1]}))
     assert "transparent" not in opaque.note and (pictures_of(opaque) == 100).all()
@@ -449,10 +473,14 @@ def test_a_camera_that_was_turned_is_followed(orientation, kind):
     exif[0x0112] = orientation
     d = from_frame(pd.DataFrame({"image": [png(picture, kind, exif=exif)] * 4, "label": [0, 1] * 2}))
     kept = pictures_of(d)[0, 0].float()
-    corner = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[orientation]
+    corner = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[
+        orientation
+    ]
     h, w = kept.shape
     assert (h, w) == ((16, 32) if orientation < 5 else (32, 16))
-    quarters = {(i, j): kept[i * h // 2 :, j * w // 2 :][: h // 2, : w // 2].mean() for i in (0, 1) for j in (0, 1)}
+    quarters = {
+        (i, j): kept[i * h // 2 :, j * w // 2 :][: h // 2, : w // 2].mean() for i in (0, 1) for j in (0, 1)
+    }
     assert max(quarters, key=quarters.get) == corner and ("EXIF" in d.note) == (orientation > 1)
 
 
@@ -460,13 +488,16 @@ def test_pictures_of_several_sizes_are_refused_or_brought_to_one():
     rng = np.random.default_rng(0)
     shapes = [(12, 20), (20, 12), (16, 16), (9, 31)] * 2
     arrays = [rng.integers(0, 255, (*shape, 3)).astype(np.uint8) for shape in shapes]
-    y, forms = [0, 1] * 4, {
-        "arrays": arrays,
-        "channels first": [np.moveaxis(a, 2, 0) for a in arrays],
-        "tensors": [torch.from_numpy(a) for a in arrays],
-        "files": [png(a) for a in arrays],
-        "images": [Image.fromarray(a) for a in arrays],
-    }
+    y, forms = (
+        [0, 1] * 4,
+        {
+            "arrays": arrays,
+            "channels first": [np.moveaxis(a, 2, 0) for a in arrays],
+            "tensors": [torch.from_numpy(a) for a in arrays],
+            "files": [png(a) for a in arrays],
+            "images": [Image.fromarray(a) for a in arrays],
+        },
+    )
     wanted = []
     for a in arrays:
         h, w = a.shape[:2]
@@ -491,7 +522,9 @@ def test_pictures_of_several_sizes_are_refused_or_brought_to_one():
 def test_a_picture_in_colour_among_grey_ones_is_told_as_what_it_is():
     mixed = [Image.new("L", (8, 8), 9), Image.new("RGB", (8, 8), (1, 2, 3))] * 2
     pairs = list(zip(mixed, [0, 0, 1, 1], strict=True))
-    refused(lambda: from_dataset(pairs), "picture 1 of the data set of own is in colour and the first is grey")
+    refused(
+        lambda: from_dataset(pairs), "picture 1 of the data set of own is in colour and the first is grey"
+    )
     assert pictures_of(from_dataset(pairs, channels=3))[:2, :, 0, 0].tolist() == [[9, 9, 9], [1, 2, 3]]
     mixed = [png(GREY[0]), png(RAMP[0])] * 2
     frame = pd.DataFrame({"image": mixed, "label": [0, 0, 1, 1]})
@@ -518,7 +551,10 @@ def test_folders_of_splits_are_read_as_such(val, train, test, tmp_path):
     d = from_folder(tmp_path)
     assert (len(d.train), len(d.validation), len(d.test)) == (8, 4, 6) and d.classes == ("cat", "dog")
     assert torch.equal(d.validation.x[:, 0].to(torch.uint8), torch.from_numpy(GREY[8:12]))
-    assert torch.equal(d.train.x[:, 0], torch.from_numpy(GREY[:8])) and f"validation is the folder '{val}'" in d.note
+    assert (
+        torch.equal(d.train.x[:, 0], torch.from_numpy(GREY[:8]))
+        and f"validation is the folder '{val}'" in d.note
+    )
     back = load_domain(save_domain(d, tmp_path / "d.safetensors"))
     assert torch.equal(back.validation.x, d.validation.x) and back.fingerprint == d.fingerprint
 
@@ -556,7 +592,11 @@ def test_names_of_files_classes_and_domains_may_be_in_any_script(name, tmp_path)
 
 
 def test_one_class_whose_accent_is_written_in_two_ways_is_one(tmp_path):
-    lay(tmp_path, *classes_in("train", names=("caf\u00e9", "dog")), *classes_in("test", names=("cafe\u0301", "dog")))
+    lay(
+        tmp_path,
+        *classes_in("train", names=("caf\u00e9", "dog")),
+        *classes_in("test", names=("cafe\u0301", "dog")),
+    )
     assert from_folder(tmp_path).test.y.tolist() == [0, 0, 1, 1]
 
 
@@ -605,7 +645,9 @@ SETS = {
     "a list for a pair": Items(lambda x, y: [x, y]),
     "numpy": Items(lambda x, y: (x.numpy(), np.int64(y))),
     "tensors": TensorDataset(X, Y),
-    "two together": ConcatDataset([Subset(TensorDataset(X, Y), range(10)), Subset(TensorDataset(X, Y), range(10, 20))]),
+    "two together": ConcatDataset(
+        [Subset(TensorDataset(X, Y), range(10)), Subset(TensorDataset(X, Y), range(10, 20))]
+    ),
     "normalised to -1 and 1": Items(lambda x, y: ((x.float() / 255 - 0.5) / 0.5, y)),
     "images": Items(lambda x, y: (Image.fromarray(x[0].numpy()), y)),
     "files": Items(lambda x, y: (png(x[0].numpy()), y)),
@@ -628,7 +670,11 @@ def test_names_of_classes_come_with_the_data_set():
 
 
 REFUSED_SETS = {
-    "a loader": (DataLoader(TensorDataset(X, Y), 8), "is a DataLoader, which gives batches", "loader.dataset"),
+    "a loader": (
+        DataLoader(TensorDataset(X, Y), 8),
+        "is a DataLoader, which gives batches",
+        "loader.dataset",
+    ),
     "a loader of one": (DataLoader(Stream(), batch_size=None), "is a DataLoader"),
     "batches": ([(X[:8], Y[:8]), (X[8:], Y[8:])], "gives batches of shape (8, 1, 8, 8)"),
     "pictures alone": (list(X), "does not give (picture, label)"),
@@ -637,8 +683,15 @@ REFUSED_SETS = {
     "a frame": (pd.DataFrame({"image": [1], "label": [2]}), "is a DataFrame", "from_frame"),
     "a path": (Path("somewhere"), "from_folder"),
     "a number": (3, "cannot be read item by item"),
-    "other keys": (Items(lambda x, y: {"photo": x, "kind": y}), "has the keys photo, kind", "image= and label="),
-    "two that fit": (Items(lambda x, y: {"image": x, "label": y, "labels": y}), "has the keys image, label, labels"),
+    "other keys": (
+        Items(lambda x, y: {"photo": x, "kind": y}),
+        "has the keys photo, kind",
+        "image= and label=",
+    ),
+    "two that fit": (
+        Items(lambda x, y: {"image": x, "label": y, "labels": y}),
+        "has the keys image, label, labels",
+    ),
     "a gap": (Items(lambda x, y: (x, y if x[0, 0, 0] != X[3, 0, 0, 0] else None)), "row 3 of own is missing"),
     "one-hot": (Items(lambda x, y: (x, torch.eye(2)[y])), "have shape (20, 2)", "argmax"),
 }
