@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Augmentation', 'AUGMENTATIONS', 'PADDING', 'stratified', 'Split', 'first_of_each', 'relabel', 'split_positions',
-           'by_parts', 'adapt_pictures', 'adapter_names', 'Content', 'mean_and_std', 'epoch_order', 'epoch_draws',
-           'pixel_rows', 'augmented', 'batch_images', 'batch_pieces', 'picture_sheet']
+           'as_levels', 'by_parts', 'adapt_pictures', 'adapter_names', 'Content', 'mean_and_std', 'epoch_order',
+           'epoch_draws', 'pixel_rows', 'augmented', 'batch_images', 'batch_pieces', 'picture_sheet']
 
 # %% ../../nbs/data/05_batches.ipynb #e1adfdf8
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ def stratified(
 class Split:
     "Pictures or texts and their labels."
 
-    x: Any  # pictures, uint8 [N, C, H, W]; or piece numbers, int32 [N, L] (`Texts` before a vocabulary cuts them)
+    x: Any  # pictures, uint8 [N, C, H, W] (float32 where they have more than 256 levels); or piece numbers, int32 [N, L] (`Texts` before a vocabulary cuts them)
     y: Tensor  # int64 [N], 0 to n_classes - 1
 
     def __len__(self) -> int:
@@ -106,16 +106,25 @@ def split_positions(
     return tuple(p[first_of_each(relabel(raw.y[p], labels), k)] for p, k in ((train, limit - n), (val, n)))  # type: ignore[return-value]
 
 # %% ../../nbs/data/05_batches.ipynb #61b6748b
+def as_levels(
+    values: Tensor,  # float32, made of pictures
+    x: Tensor,  # the pictures, uint8, or float32 where they have more than 256 levels
+) -> Tensor:
+    "The values cut to 0..255; rounded to bytes where the pictures are bytes."
+    values = values.clamp(0, 255)
+    return values if x.is_floating_point() else values.round_().to(torch.uint8)
+
+
 def by_parts(
     fn: Callable[[Tensor], Tensor],  # float32 [n, C, H, W], values 0..255, to the same or another size
-    x: Tensor,  # pictures, uint8 [N, C, H, W]
+    x: Tensor,  # pictures, uint8 or float32 [N, C, H, W]
 ) -> Tensor:
-    "`fn` of some thousand pictures at a time, rounded and cut to 0..255 bytes."
-    return torch.cat([fn(part.float()).round_().clamp_(0, 255).to(torch.uint8) for part in x.split(4096)])
+    "`fn` of some thousand pictures at a time, with levels as `x` has them."
+    return torch.cat([as_levels(fn(part.float()), x) for part in x.split(4096)])
 
 
 def adapt_pictures(
-    x: Tensor,  # uint8 [N, C, H, W]
+    x: Tensor,  # uint8 or float32 [N, C, H, W]
     shape: tuple[int, int, int],  # channels, height, width wanted
 ) -> Tensor:
     "The pictures with that shape; `LotteryError` when the channels do not map."
@@ -190,7 +199,7 @@ class Content:
 
 # %% ../../nbs/data/05_batches.ipynb #f9e7ef3c
 def mean_and_std(
-    x: Tensor,  # uint8 [N, C, H, W]
+    x: Tensor,  # uint8 or float32 [N, C, H, W], values 0..255
 ) -> tuple[Tensor, Tensor]:
     "Mean and standard deviation of each channel of x / 255, float32 [C, 1, 1]."
     total, squares = torch.zeros(2, x.shape[1], dtype=torch.float64)
@@ -295,7 +304,8 @@ def picture_sheet(
 ) -> np.ndarray:
     "The first pictures of each class as one sheet, a row a class: uint8 [height, width, 3]."
     x, y, (channels, h, w) = split.x.cpu(), split.y.cpu(), split.x.shape[1:]
-    colour = x if channels == 3 else x[:, :1].expand(-1, 3, -1, -1)
+    x = x.round().to(torch.uint8) if x.is_floating_point() else x
+    colour = x[:, :3] if channels in (3, 4) else x[:, :1].expand(-1, 3, -1, -1)
     sheet = torch.full((n_classes, n_per_class, h + 1, w + 1, 3), 255, dtype=torch.uint8)
     for row in range(n_classes):
         some = colour[(y == row).nonzero().flatten()[:n_per_class]]

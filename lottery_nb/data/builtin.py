@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..core import generator, LotteryError, Registry
 from lottery_nb.data.readers import (
+    check_rows,
     Encoded,
     Layouts,
     locate,
@@ -43,8 +44,9 @@ def read_idx_set(
 ) -> Raw:
     "The four files of MNIST or Fashion-MNIST; classes are named by number."
     x, y, test_x, test_y = (read_idx(hits[0]) for hits in found)
-    test = test_x.unsqueeze(1), test_y.long()
-    return Raw(x.unsqueeze(1), y.long(), tuple(map(str, range(10))), test)
+    check_rows(x, y, found[1][0].name, 10)
+    check_rows(test_x, test_y, found[3][0].name, 10)
+    return Raw(x.unsqueeze(1), y, tuple(map(str, range(10))), (test_x.unsqueeze(1), test_y))
 
 
 def read_parquet_set(
@@ -52,7 +54,11 @@ def read_parquet_set(
 ) -> Raw:
     "Training and test pictures from parquet files; classes as their metadata says, else by number."
     (x, y, names), (test_x, test_y, _) = (read_parquet(paths) for paths in found)
-    return Raw(x, y, names or tuple(map(str, range(int(y.max()) + 1))), (test_x, test_y))
+    where, test = found[0][0].name, found[1][0].name
+    check_rows(x, y, where, len(names) if names else len(x))
+    n = len(names) if names else int(y.max()) + 1
+    check_rows(test_x, test_y, test, n)
+    return Raw(x, y, names or tuple(map(str, range(n))), (test_x, test_y))
 
 # %% ../../nbs/data/06_builtin.ipynb #99dc2b7d
 FILE_LAYOUTS: dict[str, tuple[Layouts, ...]] = {}

@@ -38,7 +38,7 @@ def frequencies(
     if words:
         counts = piece_counts(words, d.found.train.x)
     else:
-        counts = (d.adapt((1, *d.shape[1:])).train.x.cpu().flatten() // 16).bincount(minlength=16)
+        counts = (d.adapt((1, *d.shape[1:])).train.x.cpu().flatten() // 16).long().bincount(minlength=16)
     return (counts.double() / counts.sum()).numpy()
 
 # %% ../../nbs/data/10_divergence.ipynb #5bb9c7f0

@@ -55,7 +55,8 @@ def read_table(
     path = Path(path).expanduser()
     try:
         if kind == "csv":
-            return pd.read_csv(path, usecols=list(columns))
+            as_written: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""]}
+            return pd.read_csv(path, usecols=list(columns), **as_written)
         return pd.read_parquet(path, columns=list(columns))
     except (OSError, ValueError, LookupError) as e:
         raise LotteryError(

@@ -239,7 +239,7 @@ def above_dense(
 ) -> str:
     "At which of the densities of a tenth and more the ticket is above the dense network."
     rows = compare(part, "ticket", "dense")
-    rows = rows[rows["density"] >= 0.1]
+    rows = rows[(rows["density"] >= 0.1) & (rows["n"] > 0)]
     if (rows["n"] == 1).all():
         return SINGLE
     above, below = ((rows["verdict"] == word).sum() for word in ("above", "below"))
@@ -251,6 +251,7 @@ def parted(
 ) -> str:
     "The densest density from which on tickets stay above re-initialised ones."
     rows = compare(part, "ticket", "reinit").sort_values("density")
+    rows = rows[rows["n"] > 0]
     if (rows["n"] == 1).all():
         return SINGLE
     above = (rows["verdict"] == "above").cummin()

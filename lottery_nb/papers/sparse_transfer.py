@@ -22,7 +22,7 @@ from ..pruning.schedules import geometric, one_shot
 from ..rewinding.points import START_POINTS, TRAINED
 from ..engine.recipes import Quirk, Recipe
 from ..plans.find import FindPlan
-from ..results.stats import compare, density_text, interval, kept_rows, paired, summary
+from ..results.stats import compare, density_text, interval, kept_rows, NO_YARDSTICK, paired, summary
 from ..results.verdict import undertrained
 from ..results.landmarks import matches_down_to
 from .papers import Kept, Move, Paper, SCALES
@@ -324,7 +324,7 @@ def switch_table(
             frame[frame["start"] == start] for frame in (compare(part, "ticket", "dense"), kept_rows(part))
         )
         for domain in dict.fromkeys(part["domain"]):
-            target, gap = domain.replace("+banded", ""), gaps[gaps["domain"] == domain]
+            target, gap = domain.replace("+banded", ""), gaps[(gaps["domain"] == domain) & (gaps["n"] > 0)]
             if gap.empty:
                 out.append((name, target, *(["no result"] * 5)))
                 continue
@@ -353,7 +353,7 @@ def best_of(
 def _down(part: pd.DataFrame, domain: str, start: str = TRAINED) -> str:
     rows = matches_down_to(part)
     row = rows[(rows["domain"] == domain) & (rows["start"] == start)].iloc[0]
-    if row["text"].startswith("single run"):
+    if row["text"].startswith(("single run", NO_YARDSTICK)):
         return row["text"]
     tried = f"{row['tried']} densities"
     if row["density"] != row["density"]:
@@ -375,7 +375,7 @@ def _dense(part: pd.DataFrame, domain: str) -> str:
 
 def _never(part: pd.DataFrame, domain: str) -> str:
     rows = compare(part, "ticket", "dense")
-    rows = rows[(rows["domain"] == domain) & (rows["start"] == "rewind")]
+    rows = rows[(rows["domain"] == domain) & (rows["start"] == "rewind") & (rows["n"] > 0)]
     below, gaps = (rows["verdict"] == "below").sum(), ", ".join(rows["text"].str.replace(" points", ""))
     return f"below dense at {below} of {len(rows)} densities ({gaps} points)"
 

@@ -79,7 +79,7 @@ def _overlap_lines(
         line_color=colour,
         hovertext=[str(i) for i in over],
         hovertemplate=f"<b>{name}</b><br>%{{x:.3p}} kept<br>%{{hovertext}} shared<extra></extra>",
-        error_y=None if any(i.single for i in over) else bars,
+        error_y=None if any(i.single for i in over) else bars,  # none where all seeds tie
     )
     return shared, _chance_line(x, by_round["chance"].mean(), name, colour)
 

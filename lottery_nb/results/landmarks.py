@@ -24,8 +24,11 @@ from lottery_nb.results.stats import (
     Interval,
     interval,
     kept_rows,
+    missing_text,
+    NO_YARDSTICK,
     partners,
     results_of,
+    SEEDS_TIE,
     seeds_text,
 )
 from .verdict import MARGIN
@@ -40,11 +43,14 @@ def _matched(
     margin: float,  # accuracy, 0..1, that counts as the same
 ) -> tuple[float, str, int, int]:
     "Density, text, tried and shown of one curve."
-    rows = rows.sort_values("density", ascending=False)
+    if (rows["n"] == 0).all():
+        return np.nan, f"{NO_YARDSTICK}: {rows['text'].iloc[0]}", len(rows), 0
+    rows = rows[rows["n"] > 0].sort_values("density", ascending=False)
     single = rows["n"] == 1
     if single.iloc[0]:
         return np.nan, "single run: no interval to match within", len(rows), 0
-    left_off = (rows["high"] < -margin).cummax() | single.cummax()  # a single run says nothing
+    high = rows["high"].fillna(rows["mean"])  # where all seeds tie
+    left_off = (high < -margin).cummax() | single.cummax()  # a single run says nothing
     kept = rows[~left_off]
     if kept.empty:
         return np.nan, "none of the densities tried", len(rows), 0
@@ -110,6 +116,7 @@ def _break(
     over = interval(np.log10(broke), confidence, unit="")
     mean, low, high = (float(10**v) for v in (over.mean, over.low, over.high))
     ends = "single run" if over.single else f"{density_text(low)} to {density_text(high)}"
+    ends = f"{n} {SEEDS_TIE}" if over.tied else ends
     return mean, low, high, n, n, f"{density_text(mean)} ({ends})"
 
 # %% ../../nbs/results/39_landmarks.ipynb #481ed189
@@ -129,7 +136,10 @@ def transition(
     for key, curve in rows[rows["role"] == role].groupby(CURVE, sort=False):
         dense = partners(rows, pd.Series(key, CURVE), "dense").set_index("seed")["value"]
         falls = _falls(curve, dense, chance, share)
-        if len(falls):
+        if not len(falls):
+            why = missing_text(rows, pd.Series(key, CURVE), "dense")
+            out.append((*key, np.nan, np.nan, np.nan, 0, 0, f"{NO_YARDSTICK}: {why}"))
+        else:
             densest, sparsest = curve["density"].max(), curve["density"].min()
             out.append((*key, *_break(falls, densest, sparsest, confidence)))
     return pd.DataFrame(out, columns=[*CURVE, "density", "low", "high", "broke", "n", "text"])
@@ -145,6 +155,10 @@ def _first_epochs(
     for key, _ in rows.groupby(CURVE, sort=False):
         dense = partners(rows, pd.Series(key, CURVE), "dense")[["seed", "value"]]
         aims.append(dense.rename(columns={"value": "aim"}).assign(**dict(zip(CURVE, key, strict=True))))
+    if not sum(map(len, aims)):
+        raise LotteryError(
+            f"{missing_text(rows, pd.Series(key, CURVE), 'dense')}: train one with the same start and seeds"
+        )
     seen = frame[(frame["split"] == "validation") & (frame["metric"] == "accuracy")]
     seen = seen.merge(pd.concat(aims), on=[*CURVE, "seed"])
     first = seen[seen["value"] >= seen["aim"] - short].groupby(ARM)["epoch"].min()
@@ -159,8 +173,9 @@ def _epochs_text(
     "'3.5 ± 0.9 (3 of 4 seeds)', or 'never'."
     if epochs is None:
         return "never"
-    half = "" if epochs.single else f" ± {epochs.half:.1f}"
+    half = "" if epochs.single or epochs.tied else f" ± {epochs.half:.1f}"
     of = f" ({reached} of {n} seeds)" if reached < n or epochs.single else ""
+    of = f" ({n} {SEEDS_TIE})" if epochs.tied and not of else of
     return f"{epochs.mean:.1f}{half}{of}"
 
 # %% ../../nbs/results/39_landmarks.ipynb #5b7a9f3b

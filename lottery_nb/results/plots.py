@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAYER_COLUMNS', 'CELL', 'GAIN_COLOURS', 'pick_domain', 'accuracy_plot', 'layers_of', 'layer_density_plot',
-           'transfer_cells', 'targets_of', 'panels_of', 'matrix_layout', 'transfer_plot', 'by_start', 'transfer_curves',
-           'training_plot', 'divergence_plot']
+           'transfer_cells', 'targets_of', 'panels_of', 'matrix_layout', 'transfer_plot', 'by_start', 'dense_missing',
+           'transfer_curves', 'training_plot', 'divergence_plot']
 
 # %% ../../nbs/results/40_plots.ipynb #0706763e
 from collections.abc import Iterator
@@ -20,7 +20,16 @@ from plotly.subplots import make_subplots
 # %% ../../nbs/results/40_plots.ipynb #f2997384
 from ..core import check_choice, density_text, deprecated, LotteryError
 from ..rewinding.controls import role_of, roles
-from .stats import compare, in_order, Interval, interval, results_of, seeds_text, summary
+from lottery_nb.results.stats import (
+    compare,
+    in_order,
+    Interval,
+    interval,
+    keeps_start,
+    kept_rows,
+    missing_text,
+)
+from .stats import NO_YARDSTICK, partners, results_of, roles_failed, seeds_text, summary
 from .verdict import floor_of, undertrained
 from lottery_nb.results.style import (
     band,
@@ -187,15 +196,17 @@ def _with_gains(
     gains: pd.DataFrame,  # of `compare`, each role with dense
     scale: float,  # 100 for shares
 ) -> pd.DataFrame:
-    "The cells with colour, note and hover text of their paired difference from dense."
+    "The cells with colour, note and hover text of their paired difference from dense; where the right one is missing, which and why (`lost`)."
     gains = gains[[*CELL, "against_start", "mean", "text", "verdict"]]
     cells = cells.merge(gains, on=CELL, how="left", suffixes=("", "_gain"))
     sure, gain = cells["verdict"].isin(["above", "below"]), cells["text_gain"]
-    minus = "<br>minus dense: " + gain.fillna("no dense partner") + "<br>"
+    lost = cells["verdict"] == NO_YARDSTICK
+    note = gain.str.replace(" points", "").str.replace(" (single run)", "")
     return cells.assign(
         z=np.where(sure, scale * cells["mean_gain"], 0.0),
-        note=gain.fillna("").str.replace(" points", "").str.replace(" (single run)", ""),
-        about=cells["text"] + minus + cells["verdict"].fillna(""),
+        note=note.where(~lost, NO_YARDSTICK),
+        about=cells["text"] + "<br>minus dense: " + gain + "<br>" + cells["verdict"],
+        lost=gain.where(lost, ""),
     )
 
 # %% ../../nbs/results/40_plots.ipynb #eaa0e102
@@ -227,8 +238,8 @@ def transfer_cells(
     names = {(role, start): TRANSFER_LABELS.get(label, label) for role, start, label, _ in series_of(rows)}
     dense, cells = rows[rows["role"] == "dense"], rows[rows["role"] != "dense"]
     labels = [names[pair] for pair in zip(cells["role"], cells["start"], strict=True)]
-    cells = cells.assign(label=labels, z=0.0, note="", about=cells["text"])
-    if len(dense):
+    cells = cells.assign(label=labels, z=0.0, note="", about=cells["text"], lost="")
+    if len(cells) and (len(dense) or "dense" in roles_failed(frame)):
         roles_there = cells["role"].unique()
         how: dict[str, Any] = dict(metric=metric, confidence=confidence)
         gains = pd.concat([compare(frame, role, "dense", **how) for role in roles_there])
@@ -349,7 +360,8 @@ def transfer_plot(
     fig, height = _matrices(cells, sorted(set(together["density"]), reverse=True))
     reach = max(1.0 if metric == "accuracy" else 0.01, together["z"].abs().max())
     about = f"test {metric}, {seeds_text(together, confidence)}; grey: not separable from dense"
-    return matrix_layout(fig, metric, reach, "<br>".join([about, *left_out]), height)
+    lost = [f"{NO_YARDSTICK}: {text_of(why)}" for why in dict.fromkeys(together["lost"].dropna()) if why]
+    return matrix_layout(fig, metric, reach, "<br>".join([about, *lost, *left_out]), height)
 
 # %% ../../nbs/results/40_plots.ipynb #538f283a
 def by_start(
@@ -361,7 +373,20 @@ def by_start(
         return {"": rows}
     tickets = rows[rows["role"] == "ticket"]
     starts = in_order((tickets if len(tickets) else rows[several])[["start"]].drop_duplicates())["start"]
-    return {s: rows[(rows["start"] == s) | ~several] for s in starts}
+    anywhere = ~several & ~rows["role"].map(keeps_start).eq(True)  # drawn anew, beside any start
+    return {s: rows[(rows["start"] == s) | anywhere] for s in starts}
+
+
+def dense_missing(
+    frame: pd.DataFrame,  # results of one source and target
+    start: str,  # of the tickets in a panel
+) -> str:
+    "Why a panel shows no dense network although there is one from another start, or one failed; '' where it shows one or there was none."
+    rows = kept_rows(frame)
+    if "dense" not in {*rows["role"], *roles_failed(frame)}:
+        return ""
+    arm = pd.Series({"source": rows["source"].iloc[0], "domain": rows["domain"].iloc[0], "start": start})
+    return "" if len(partners(rows, arm, "dense")) else missing_text(rows, arm, "dense")
 
 # %% ../../nbs/results/40_plots.ipynb #08a66474
 def _renamed(
@@ -415,16 +440,20 @@ def transfer_curves(
     if not panels:
         return refusal(title, "<br>".join(left_out))
     parts, tables, beyond = [], [], ""
+    lost: dict[str, None] = {}
     for name, rows in panels.items():
         table = summary(rows, ("role", "start", "density"), metric=metric, confidence=confidence)
         ends, says = view_of(table, metric)
         tables.append(table)
         beyond = max(beyond, says)
         for start, some in by_start(table).items():
+            for at in [start] if start else some.loc[some["role"] == "ticket", "start"].unique():
+                if why := dense_missing(rows, at):
+                    lost[f"{name}: {text_of(why)}, so no dense network stands beside its tickets"] = None
             parts.append((f"{name}<br>start: {text_of(start)}" if start else name, some, ends))
     about = f"test {metric}, {seeds_text(pd.concat(tables), confidence)}{beyond}"
     fig = _curve_panels(parts, metric)
-    styled(fig, title, "<br>".join([about, *left_out]), 170 + 290 * -(-len(parts) // 2))
+    styled(fig, title, "<br>".join([about, *lost, *left_out]), 170 + 290 * -(-len(parts) // 2))
     return fig.update_layout(margin=dict(t=fig.layout.margin.t + 38, b=96))
 
 # %% ../../nbs/results/40_plots.ipynb #e569c0d1
@@ -471,7 +500,7 @@ def _training_lines(
     for (role, start, density), s in in_order(rows).groupby(by, sort=False):
         values = s.groupby("epoch")["value"]
         means = {epoch: interval(some, confidence, unit=unit) for epoch, some in values}
-        sure = {epoch: mean for epoch, mean in means.items() if not mean.single}
+        sure = {epoch: mean for epoch, mean in means.items() if not (mean.single or mean.tied)}
         label, dash = looks[role, start]
         if role != "dense":
             line = dict(color=_shade(density, sparsest), width=1.8, dash=dash)

@@ -23,7 +23,7 @@ from ..core import density_text, LotteryError, time_text
 from ..files import write_atomic
 from ..pruning.scopes import pattern_of
 from ..rewinding.controls import roles
-from .stats import ARM, compare, results_of, seeds_text
+from .stats import ARM, compare, results_of, roles_failed, seeds_text, ties_text
 from .tables import short_rows, short_table
 from .verdict import conditions, floor_of, OPEN_TEXT, undertrained, verdict_lines
 from lottery_nb.results.plots import (
@@ -44,9 +44,9 @@ def findings(
     frame, floor = results_of(run), floor_of(run, None)
     trained = [d for d in frame["domain"].unique() if not undertrained(frame, floor, d)]
     frame = frame[frame["domain"].isin(trained)]
-    there = set(frame.loc[frame["split"] == "test", "role"])
+    there = {*frame.loc[frame["split"] == "test", "role"], *roles_failed(frame)}
     others = [r for r in dict.fromkeys([*roles(), *frame["role"]]) if r in there - {"ticket"}]
-    if "ticket" not in there or not others:
+    if "ticket" not in set(frame["role"]) or "ticket" not in there or not others:
         return []
     rows = pd.concat([compare(frame, "ticket", other, confidence=confidence) for other in others])
     sentences = []
@@ -151,7 +151,8 @@ def results_tables(
             continue
         name = f"Test accuracy on {domain}" + (f", from {source}" if source != domain else "")
         pieces.append(f"<h3>{escape(name)}</h3>{html_table(short_table(rows).drop(columns='domain'))}")
-    note = f"{seeds_text(short_rows(run.frame))} (Student's t); the difference is paired by seed."
+    rows = short_rows(run.frame)
+    note = f"{seeds_text(rows)} (Student's t); the difference is paired by seed. {ties_text(rows)}".rstrip()
     return "\n".join([*pieces, f'<p class="note">{note[0].upper()}{escape(note[1:])}</p>'])
 
 # %% ../../nbs/results/43_report.ipynb #512cf169
@@ -160,8 +161,10 @@ def verdict_section(
 ) -> str:
     "The five conditions, one line a ticket, with the evidence folded away; nothing where no ticket has a test result or dense is undertrained everywhere."
     frame, floor = run.frame, floor_of(run, None) or 0.0
-    there = set(frame.loc[frame["split"] == "test", "role"])
-    if not {"ticket", "dense"} <= there or all(undertrained(frame, floor, d) for _, d in targets_of(frame)):
+    tested = set(frame.loc[frame["split"] == "test", "role"])
+    if "ticket" not in tested or "dense" not in {*tested, *roles_failed(frame)}:
+        return ""
+    if all(undertrained(frame, floor, d) for _, d in targets_of(frame)):
         return ""
     table = conditions(frame, floor)
     same = [column for column in ("source", "start") if table[column].nunique() == 1]

@@ -191,7 +191,7 @@ def view_of(
     metric: str,  # 'accuracy' or 'loss'
 ) -> tuple[list[float], str]:
     "Ends of the level axis (as shown, % for accuracy) and what the subtitle must add: all means, and room for one and a half times the median interval."
-    mean, sure = rows["mean"], rows[rows["n"] > 1]
+    mean, sure = rows["mean"], rows[rows["low"].notna()]
     usual = 0.75 * (sure["high"] - sure["low"]).median() if len(sure) else 0
     room = np.nanmax([usual, 0.25 * np.ptp(mean)])
     low = max(min(mean.min(), sure["low"].min()), mean.min() - room)
@@ -325,7 +325,7 @@ def curves(
         look = role_of(role)
         own = rows[(rows["role"] == role) & (rows["start"] == start)]
         s = _placed(own, look, ends, apart.get(label, 1))
-        sure = s[s["n"] > 1]
+        sure = s[s["low"].notna()]
         bars = bars_of(s, scale, look.colour) if label in apart and len(sure) else None
         if role in WITH_BANDS and len(sure):
             edges = scale * sure["low"], scale * sure["high"]

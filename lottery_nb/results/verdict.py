@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..core import check_number, density_text, LotteryError
-from .stats import compare, COMPARED_AT, in_order, Interval, kept_rows, results_of, summary
+from .stats import compare, COMPARED_AT, in_order, Interval, kept_rows, NO_YARDSTICK
+from .stats import partners, results_of, roles_failed, summary
 
 # %% ../../nbs/results/37_verdict.ipynb #7764b3e5
 MARGIN = 0.005  # accuracy, half a point (Ma et al. 2021, section 3)
@@ -34,7 +35,7 @@ def beyond(
     margin: float,  # what it has to exceed
 ) -> str:
     "'pass' where the whole interval lies above the margin, 'fail' where it lies below, and else 'not enough evidence'."
-    if difference.single or difference.half < 1e-9:
+    if difference.single or difference.tied:
         return OPEN  # differences without scatter have nothing to be judged by (`stats.verdict`)
     if difference.low > margin:
         return PASS
@@ -58,7 +59,7 @@ def _trained(worst: float | None, density: float, floor: float) -> Finding:
     if density >= DENSE_ENOUGH:
         return Finding(FAIL, f"{density_text(density)} of the weights are kept")
     if worst is None:
-        return Finding(OPEN, "no dense network was trained", "dense")
+        return Finding(OPEN, "no dense network of this start was trained to its end", "dense")
     reached = f"the dense network reached {100 * worst:.1f} % on validation data"
     if not floor:
         return Finding(OPEN, f"the plan states no floor; {reached}", "a floor")
@@ -75,7 +76,9 @@ def _row_of(pairs: dict[str, pd.DataFrame], role: str, what: pd.Series) -> pd.Se
 
 
 def _compared(row: pd.Series, role: str, margin: float) -> Finding:
-    "What a comparison says."
+    "What a comparison says; where the right yardstick is missing, that it is."
+    if row["n"] == 0:
+        return Finding(OPEN, f"{NO_YARDSTICK}: {row['text']}", role.removeprefix("tuned "))
     difference = Interval(row["mean"], row["low"], row["high"], row["n"], unit="points")
     word = beyond(difference, margin)
     return Finding(word, f"{row['text']} against {role}", "seeds" if word == OPEN else "")
@@ -133,16 +136,15 @@ OTHERS = ("dense", "tuned dense", "small dense", "reinit", "tuned reinit")
 
 def _judged(frame: pd.DataFrame, floor: float, margin: float) -> Iterator[tuple[Any, ...]]:
     "The rows of `conditions`: five for each ticket."
-    there = set(frame.loc[frame["split"] == "test", "role"])
+    there = {*frame.loc[frame["split"] == "test", "role"], *roles_failed(frame)}
     pairs = {role: compare(frame, "ticket", role) for role in OTHERS if role in there}
-    dense = frame[frame["role"] == "dense"]
-    kept = kept_rows(dense, "validation") if len(dense) else dense
-    worst = kept.groupby(["source", "domain"])["value"].min()
+    kept = kept_rows(frame, "validation")
     tickets = in_order(frame[frame["role"] == "ticket"], tuple(COMPARED_AT))
     for key, _ in tickets.groupby(COMPARED_AT, sort=False):
         what = pd.Series(key, COMPARED_AT)
+        dense = partners(kept, what, "dense")["value"]
         findings = (
-            _trained(worst.get((what["source"], what["domain"])), what["density"], floor),
+            _trained(dense.min() if len(dense) else None, what["density"], floor),
             _against(pairs, "small dense", what, 0.0),
             _any_rate(pairs, "reinit", what, margin),
             _against(pairs, "dense", what, -margin),

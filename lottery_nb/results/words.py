@@ -17,6 +17,7 @@ from ..core import density_text
 from ..pruning.schedules import SCHEDULES, Schedule
 from ..rewinding.points import point_parts, POINTS
 from ..plans.tickets import Ticket
+from .stats import NO_YARDSTICK
 
 # %% ../../nbs/results/42_words.ipynb #45f21568
 def _times_text(
@@ -35,8 +36,12 @@ def verdicts_text(
     rows: pd.DataFrame,  # of `compare`, one source, domain and start, all partners
 ) -> str:
     "'above dense at 6 of 8 densities (65 % to 7.54 %)' and so on; partners that nothing separates stand together."
-    parts, alike, single = [], [], []
-    for against, group in rows.groupby("against", sort=False):
+    parts, alike, single, lost = [], [], [], []
+    for against, every in rows.groupby("against", sort=False):
+        group = every[every["verdict"] != NO_YARDSTICK]
+        lost += list(every.loc[every["verdict"] == NO_YARDSTICK, "text"].unique())
+        if group.empty:
+            continue
         parts += [*_times_text(group, "above"), *_times_text(group, "below")]
         if (group["verdict"] == "single run").all():
             single.append(against)
@@ -46,6 +51,8 @@ def verdicts_text(
         parts.append(f"not separable from {', '.join(alike)} at any density")
     if single:
         parts.append(f"not to be told from {', '.join(single)} by a single run")
+    if lost:
+        parts.append(f"without a yardstick where {', '.join(lost)}")
     return "; ".join(parts)
 
 # %% ../../nbs/results/42_words.ipynb #ba51b275

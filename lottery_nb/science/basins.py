@@ -117,7 +117,7 @@ def instability(
 
 
 def _stable(i: Interval) -> str:
-    if i.single or i.low <= UNSTABLE < i.high:
+    if i.single or i.tied or i.low <= UNSTABLE < i.high:
         return "not enough evidence"
     return "yes" if i.high <= UNSTABLE else "no"
 
@@ -152,9 +152,10 @@ def _add_curve(fig: Any, rows: pd.DataFrame, name: str, colour: str) -> None:
 
     points = {share: interval(errors) for share, errors in rows.groupby("share")["error"]}
     x = list(points)
-    if not any(i.single for i in points.values()):
-        low, high = (pd.Series([100 * getattr(i, end) for i in points.values()]) for end in ("low", "high"))
-        fig.add_trace(band(x, low, high, faint(colour, 0.1), name))
+    sure = {share: i for share, i in points.items() if not i.tied}
+    if sure and not any(i.single for i in points.values()):
+        low, high = (pd.Series([100 * getattr(i, end) for i in sure.values()]) for end in ("low", "high"))
+        fig.add_trace(band(list(sure), low, high, faint(colour, 0.1), name))
     fig.add_scatter(
         x=x,
         y=[100 * i.mean for i in points.values()],

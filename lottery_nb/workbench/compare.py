@@ -30,10 +30,11 @@ from ..files import RunFolder, safe_child, write_atomic
 from ..pruning.masks import Mask, overlap
 from ..rewinding.controls import CONTROLS, role_of
 from ..runs.reading import Run
-from ..results.stats import in_order, seeds_text, summary
-from ..results.tables import short_table
+from ..results.stats import in_order, seeds_text, SEEDS_TIE, summary, ties_text, yardstick
+from ..results.tables import short_rows, short_table
 from ..results.verdict import conditions, OPEN_TEXT, verdict_lines
 from ..results.style import density_axis, faint, level_axis, SERIES, styled, text_of, view_of
+from ..results.plots import dense_missing
 from ..results.report import html_table, write_report
 from .cell import cell_of
 from .fields import button, Checks, Field, pick
@@ -60,13 +61,24 @@ def series_between(
     roles: tuple[str, ...],
     metric: str,
 ) -> pd.DataFrame:
-    "Rows of `summary` with the run's name, the number of their domain and of their start (0: the first of its role); dense only from its first start."
-    rows = summary(frame, ("domain", "role", "start", "density"), metric=metric)
+    "Rows of `summary` with the run's name, the number of their domain and of their start (0: the first of its role); dense only from the start of the first tickets."
+    rows = summary(frame, ("source", "domain", "role", "start", "density"), metric=metric)
     rows = in_order(rows[rows["role"].isin(roles)])
     place = {d: i for i, d in enumerate(rows["domain"].unique())}
     begun = rows.groupby(["domain", "role"], sort=False)["start"].transform(lambda s: pd.factorize(s)[0])
     rows = rows.assign(run=name, dash=rows["domain"].map(place), begun=begun)
-    return rows[(rows["role"] != "dense") | (rows["begun"] == 0)]
+    rows.attrs |= frame.attrs
+    tickets = rows[rows["role"] == "ticket"].groupby(["source", "domain"], sort=False).head(1)
+    wanted = {t["domain"]: yardstick(rows, t, "dense") for _, t in tickets.iterrows()}
+    places = zip(rows["domain"], rows["start"], rows["begun"], strict=True)
+    beside = [
+        wanted.get(domain, start) == start and (domain in wanted or not at) for domain, start, at in places
+    ]
+    if "dense" in roles:
+        firsts = zip(tickets["domain"], tickets["start"], strict=True)
+        why = {d: dense_missing(frame[frame["domain"] == d], start) for d, start in firsts}
+        rows["lost"] = rows["domain"].map(why)
+    return rows[(rows["role"] != "dense") | pd.Series(beside, rows.index, dtype=bool)]
 
 # %% ../../nbs/workbench/56_compare.ipynb #774c6021
 TARGET_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -166,6 +178,8 @@ def with_axes(
         words += "; a dash for each target"
     if rows.loc[rows["role"] != "dense", "begun"].max() > 0:
         words += "; open markers: other starts"
+    lost = rows["lost"].dropna().unique() if "lost" in rows else ()
+    words += "".join(f"; {text_of(why)}" for why in lost if why)
     styled(fig, "Runs beside each other", words + beyond)
     return fig.update_layout(legend=dict(font_size=11, itemwidth=30, xref="container", x=0.02))
 
@@ -361,6 +375,9 @@ def comparison(
 def run_html(run: Run, metric: str) -> str:
     "Verdict and short table of a run."
     name, table = escape(run.path.name), scrolled(results_table(run.path, metric))
+    if SEEDS_TIE in table:
+        ties = ties_text(short_rows(frame_of(run.path), metric=metric))
+        table += f'<p class="lottery-help">{escape(ties)}</p>'
     return f"<h4>{name}: verdict</h4>{verdict_html(run)}<h4>{name}: test {metric}</h4>{table}"
 
 # %% ../../nbs/workbench/56_compare.ipynb #5710144d
