@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONVOLUTIONS', 'PRUNABLE', 'NOTICED', 'DRAWN_BY', 'WIDTH_STEPS', 'evaluating', 'zeros_for', 'outputs_of',
            'heads_recorded', 'logits_of', 'reason_of', 'run_once', 'head_of', 'head_parameters', 'stored_weight',
-           'replace_head', 'named_by', 'prunable', 'label_of', 'redrawn', 'Given', 'parameters_of', 'options_of',
+           'replace_head', 'named_by', 'prunable', 'label_of', 'redrawn', 'Given', 'signature_of', 'options_of',
            'checked', 'arguments_of', 'called', 'check_weights', 'single_precision', 'construct', 'weights_of',
            'check_size', 'Network', 'has_values', 'check_draws', 'summary', 'small_network']
 
@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from typing import Any
@@ -351,21 +351,21 @@ class Given:
         return cls(network) if isinstance(network, nn.Module) else network
 
 # %% ../../nbs/models/12_network.ipynb #4243e142
-def parameters_of(
+def signature_of(
     factory: Callable,  # of a network
-) -> Mapping[str, inspect.Parameter]:
-    "What a factory may be told; nothing where it does not say."
+) -> inspect.Signature:
+    "What a factory may be told: (input_shape, n_classes) where it does not say."
     try:
-        return inspect.signature(factory).parameters
+        return inspect.signature(factory)
     except (TypeError, ValueError):
-        return {}
+        return inspect.signature(lambda input_shape, n_classes: None)
 
 
 def options_of(
     network: "Network",  # what to make
 ) -> dict[str, Any]:
     "What its factory is told beside shape and classes; refuses a width or a vocabulary that the factory does not take."
-    takes = parameters_of(NETWORKS.find(network.name))
+    takes = signature_of(NETWORKS.find(network.name)).parameters
     if network.width != 1 and "width" not in takes:
         raise LotteryError(
             f"width={network.width:g} of {label_of(network.name)}: it takes no width; give the factory a parameter width=1.0, or leave width at 1",
@@ -405,18 +405,16 @@ def arguments_of(
     network: "Network",  # what to make
 ) -> tuple[tuple, dict[str, Any]]:
     "How its factory is called: (input_shape, n_classes), else by the names that it has for them, else with nothing; refuses one that needs more."
-    factory, options = NETWORKS.find(network.name), options_of(network)
-    shape, n, takes = network.input_shape, network.n_classes, parameters_of(factory)
+    signature, options = signature_of(NETWORKS.find(network.name)), options_of(network)
+    shape, n = network.input_shape, network.n_classes
     named = {"input_shape": shape, "n_classes": n, "num_classes": n}
-    named = {k: v for k, v in named.items() if k in takes}
-    if not takes:
-        return (shape, n), options
-    for given in ((shape, n), ()):
+    named = options | {k: v for k, v in named.items() if k in signature.parameters}
+    for given, told in (((shape, n), options), ((), named)):
         with suppress(TypeError):
-            inspect.signature(factory).bind(*given, **options, **({} if given else named))
-            return given, options | ({} if given else named)
+            signature.bind(*given, **told)
+            return given, told
     raise LotteryError(
-        f"{label_of(network.name)} takes ({', '.join(takes)}): give a function (input_shape, n_classes) that makes the network",
+        f"{label_of(network.name)} takes ({', '.join(signature.parameters)}): give a function (input_shape, n_classes) that makes the network",
         "Network.name",
     )
 
@@ -611,13 +609,28 @@ def _generators() -> dict[str, Any]:
     return {"numpy": (bytes(words), place), "random": random.getstate()}
 
 
-def _drawn(network: Network, seed: int) -> tuple[dict[str, Tensor], list[str]]:
+@contextmanager
+def _elsewhere(
+    turn: int,  # another place for each
+) -> Iterator[list[str]]:
+    "A list that says after the block which of the two were used inside it, where they stood elsewhere; they are put back."
+    kept, used = (np.random.get_state(), random.getstate()), []
+    np.random.seed(9000 + turn)
+    random.seed(9000 + turn)
+    begun = _generators()
+    try:
+        yield used
+        used += [name for name, state in _generators().items() if state != begun[name]]
+    finally:
+        np.random.set_state(kept[0])
+        random.setstate(kept[1])
+
+
+def _drawn(network: Network, seed: int, turn: int) -> tuple[dict[str, Tensor], list[str]]:
     "The trained weights of a fresh draw, and who else than torch's generator under that seed had a part in it."
-    before = _generators()
-    with global_seed(seed, "init"), torch.device("cpu"), single_precision():
+    with _elsewhere(turn) as others, global_seed(seed, "init"), torch.device("cpu"), single_precision():
         model = construct(network, seed, drawn=True)
-        others = ["torch"] * (torch.initial_seed() != seed_for(seed, "init"))
-    others += [name for name, state in _generators().items() if state != before[name]]
+        others += ["torch"] * (torch.initial_seed() != seed_for(seed, "init"))
     return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, others
 
 
@@ -640,7 +653,7 @@ def check_draws(
     needs = [*(["seeds"] if seeds and not given else []), *map(repr, roles)]
     if network.built_in or given and not roles:
         return
-    label, (first, others), (again, _) = label_of(network.name), _drawn(network, 0), _drawn(network, 0)
+    label, (first, others), (again, _) = label_of(network.name), _drawn(network, 0, 0), _drawn(network, 0, 1)
     if wild := [n for n, w in first.items() if not w.isfinite().all()]:
         raise LotteryError(
             f"weight {wild[0]!r} of {label} begins with NaN or infinity: initialise it, torch.empty does not",
@@ -655,7 +668,7 @@ def check_draws(
             f"weight {moved[0]!r} of {label} is another one at each draw from the same seed, so nothing can be repeated ({why or 'it draws by a generator without a seed, or by the clock'}): {mend or DRAWN_BY['numpy'][1]}",
             "Network.name",
         )
-    other, _ = _drawn(network, 1) if needs else (again, [])
+    other, _ = _drawn(network, 1, 2) if needs else (again, [])
     here = first if names is None else [n for n in names if n in first]
     same = [n for n in here if n in other and first[n].equal(other[n]) and has_values(first[n])]
     if needs and same:

@@ -505,6 +505,8 @@ def _try_scores(search: Search, s: _Seed, device: torch.device) -> None:
             raise LotteryError(
                 f"it gives {type(scores).__name__}: let it return a score tensor by parameter name"
             )
+        if odd := [n for n, s in scores.items() if isinstance(s, torch.Tensor) and s.is_complex()]:
+            raise LotteryError(f"the scores of {odd[0]!r} are complex, which have no order: give their size")
         place = "FindPlan.scope"
         density, own = plan.schedule.density(1), _own_densities(search, 1)
         prune(scores, s.mask.to(device), density, scope=plan.scope, layer_densities=own)
@@ -558,7 +560,11 @@ def rehearse(search: Search, device: torch.device) -> None:
 # %% ../../nbs/plans/28_find.ipynb #9156de73
 def _ticket_found(t: Ticket) -> TicketFound:
     layers = {n: [t.mask.kept_in[n], bits.numel()] for n, bits in t.mask.items()}
-    return TicketFound(t.name, t.round, t.seed, t.density, t.mask.kept, t.mask.size, layers, t.content)
+    try:
+        content = t.content
+    except LotteryError:
+        content = ""  # a network without a name: this process only
+    return TicketFound(t.name, t.round, t.seed, t.density, t.mask.kept, t.mask.size, layers, content)
 
 
 def _prune(
