@@ -891,15 +891,15 @@ class Placing(OfShape):
         return self.out(held)
 
 
-class Pairing(OfShape):
-    "Sees pairs of numbers as complex ones, as rotary positions do."
+class Bits(OfShape):
+    "Looks at the bits of its numbers."
 
     def forward(self, x):
-        h = torch.view_as_complex(self.fc(x.flatten(1)).unflatten(1, (8, 2)))
-        return self.out(torch.cat([h.abs(), h.real], 1))
+        h = self.fc(x.flatten(1))
+        return self.out(h * (1 + (h.detach().view(torch.int32) >> 31)))
 
 
-@pytest.mark.parametrize("net", [Complex, Scattered, Placing, Pairing])
+@pytest.mark.parametrize("net", [Complex, Scattered, Placing, Bits])
 def test_a_network_that_does_not_run_in_16_bits_is_refused_and_runs_in_32(net):
     plan = plan_of(net, recipe=replace(RECIPE, precision="bf16"))
     refused(find_tickets(plan, "cpu"), "does not run in bf16 .*: use precision='fp32'", "Recipe.precision")

@@ -282,7 +282,7 @@ def _in_channels_last(
                 return False  # whatever a network of the user's does with such pixels
             gradients = (p.grad.flatten() for p in twin.parameters() if p.grad is not None)
             outs.append(torch.cat([out.detach().flatten(), *gradients]))
-        gaps.append(torch.allclose(*outs, 1e-6, 1e-9))
+        gaps.append(torch.allclose(outs[0], outs[1], 1e-6, 1e-9))
     return all(gaps)
 
 # %% ../../nbs/engine/21_stacks.ipynb #d2daa7e2

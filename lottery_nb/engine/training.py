@@ -372,22 +372,6 @@ class Job:
     def __reduce__(self) -> tuple:
         return Job, (list(self.arms), self.device, self.recall, self.threads)
 
-# %% ../../nbs/engine/26_training.ipynb #122896e9
-def _on_device(arms: Iterable[Arm], device: torch.device) -> dict[str, Arm]:
-    "Arms by name, their data on the device; domains of the same content are there once."
-    there: dict[str, Domain] = {}
-    for a in arms:
-        if (key := _data_of(a.domain)) not in there:
-            there[key] = a.domain.to(device)
-    return {a.name: replace(a, domain=there[_data_of(a.domain)]) for a in arms}
-
-
-def _jobs(plan: Layout, arms: dict[str, Arm], device: torch.device, recall: Recall) -> list[Job]:
-    "The groups of a layout as jobs; each network is built once."
-    templates = {n: n.build(0) for n in {a.network: None for a in arms.values()}}
-    groups = [[arms[name] for name in group] for group in plan.groups]
-    return [Job(group, device, recall, plan.threads, templates[group[0].network]) for group in groups]
-
 # %% ../../nbs/engine/26_training.ipynb #54a99919
 def _two_steps(arm: Arm, device: torch.device) -> None:
     "Two steps of an arm's training, and a look at as many validation and test examples as the last batch of each has."
@@ -408,19 +392,18 @@ def _cannot(arm: Arm, device: torch.device, error: Exception) -> LotteryError:
     "Why an arm cannot be trained, and what to do about it."
     network, why, batch = arm.network, reason_of(error), min(arm.recipe.batch_size, len(arm.domain.train.y))
     if "more than 1 value per channel" in why:
+        given = f"Recipe.batch_size={arm.recipe.batch_size}: batch norm of {network}"
         return LotteryError(
-            f"Recipe.batch_size={arm.recipe.batch_size}: batch norm of {network} has no statistics of {batch} example{'s'[: batch > 1]}: use a larger batch",
-            "Recipe.batch_size",
+            f"{given} has no statistics of 1 example: use a larger batch", "Recipe.batch_size"
         )
     if (precision := precision_of(arm, device)) != "fp32":
         try:
             _two_steps(replace(arm, recipe=replace(arm.recipe, precision="fp32")), device)
         except Exception:
             return _cannot(replace(arm, recipe=replace(arm.recipe, precision="fp32")), device, error)
-        return LotteryError(
-            f"Recipe.precision={arm.recipe.precision!r}: {network} does not run in {precision} ({why}): use precision='fp32'",
-            "Recipe.precision",
-        )
+        given = f"Recipe.precision={arm.recipe.precision!r}: {network}"
+        says = f"{given} does not run in {precision} ({why}): use precision='fp32'"
+        return LotteryError(says, "Recipe.precision")
     return LotteryError(
         f"{network} cannot be trained on {arm.domain.name} ({why}): mend its forward pass, tried with {batch} examples",
         "Network.name",
@@ -449,6 +432,22 @@ def try_out(
     except Exception as e:
         raise _cannot(arm, device, e) from e
     _WORK.add(key)
+
+# %% ../../nbs/engine/26_training.ipynb #122896e9
+def _on_device(arms: Iterable[Arm], device: torch.device) -> dict[str, Arm]:
+    "Arms by name, their data on the device; domains of the same content are there once."
+    there: dict[str, Domain] = {}
+    for a in arms:
+        if (key := _data_of(a.domain)) not in there:
+            there[key] = a.domain.to(device)
+    return {a.name: replace(a, domain=there[_data_of(a.domain)]) for a in arms}
+
+
+def _jobs(plan: Layout, arms: dict[str, Arm], device: torch.device, recall: Recall) -> list[Job]:
+    "The groups of a layout as jobs; each network is built once."
+    templates = {n: n.build(0) for n in {a.network: None for a in arms.values()}}
+    groups = [[arms[name] for name in group] for group in plan.groups]
+    return [Job(group, device, recall, plan.threads, templates[group[0].network]) for group in groups]
 
 # %% ../../nbs/engine/26_training.ipynb #8684ab94
 def train(

@@ -606,7 +606,7 @@ DRAWN_BY = {
 def _generators() -> dict[str, Any]:
     "Where the generators of numpy and of Python stand."
     _, words, *place = np.random.get_state()
-    return {"numpy": (bytes(words), place), "random": random.getstate()}
+    return {"numpy": (words.tobytes(), place), "random": random.getstate()}
 
 
 @contextmanager
@@ -614,7 +614,8 @@ def _elsewhere(
     turn: int,  # another place for each
 ) -> Iterator[list[str]]:
     "A list that says after the block which of the two were used inside it, where they stood elsewhere; they are put back."
-    kept, used = (np.random.get_state(), random.getstate()), []
+    used: list[str] = []
+    kept = np.random.get_state(), random.getstate()
     np.random.seed(9000 + turn)
     random.seed(9000 + turn)
     begun = _generators()

@@ -36,7 +36,7 @@ from lottery_nb.models.network import (
 from ..pruning.masks import Mask
 from ..pruning.schedules import geometric, Schedule
 from ..pruning.criteria import CRITERIA, refuse_tokens, Scoring
-from ..pruning.scopes import make_mask, prune, quotas, SCOPES
+from ..pruning.scopes import kept_count, make_mask, prune, quotas, SCOPES
 
 # %% ../../nbs/plans/28_find.ipynb #9ab82fb7
 from ..rewinding.snapshots import fresh, load, masked, Snapshot
@@ -280,7 +280,7 @@ def _pruned(plan: FindPlan, network: Network, model: nn.Module) -> tuple[tuple[s
         )
     return names, fractions
 
-# %% ../../nbs/plans/28_find.ipynb #9268f6a1
+# %% ../../nbs/plans/28_find.ipynb #85d114db
 COPIES = 3
 "Of the weights that a training holds at least: themselves, gradients, momentum."
 
@@ -305,6 +305,17 @@ def _check_given(network: Network) -> None:
         )
 
 
+def _check_kept(plan: FindPlan, dense: Mask, fractions: Mapping[str, float]) -> None:
+    "Refuse a scope that cannot have the first density, and a last one that keeps no weight at all."
+    quotas(dense, plan.schedule.density(1), plan.scope, {n: 1 - f for n, f in fractions.items()})
+    size, last = sum(b.numel() for n, b in dense.items() if n not in fractions), plan.schedule.densities[-1]
+    if size and kept_count(last, size) == 0:
+        raise LotteryError(
+            f"FindPlan.schedule ends at density {last:.3g}, which keeps none of {size:,} weights: end at {1 / size:.3g} or more",
+            "FindPlan.schedule",
+        )
+
+# %% ../../nbs/plans/28_find.ipynb #9268f6a1
 class Search:
     "A plan with its domain loaded and its network known."
 
@@ -331,8 +342,7 @@ class Search:
             others = CONTROLS.several(plan.controls)
             self.controls = tuple(c for c in others if c.name != "dense")  # which is trained anyway
         with about("FindPlan.scope"):
-            own = {n: 1 - f for n, f in self.fractions.items()}
-            quotas(self.dense(model), plan.schedule.density(1), plan.scope, own)
+            _check_kept(plan, self.dense(model), self.fractions)
         try:
             self.hash = plan.hash
         except LotteryError:
