@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LotteryError', 'Busy', 'NotFound', 'Unreadable',
            'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded', 'field_in',
-           'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
-           'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'Records',
-           'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical', 'one_text', 'from_plain',
-           'density_text', 'time_text']
+           'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'free_memory',
+           'processor_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of',
+           'fields_text', 'Records', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical',
+           'one_text', 'from_plain', 'density_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -330,6 +330,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory(device: "torch.device") -> int:
+    "Bytes that can still be had on a device."
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    with suppress(OSError, StopIteration), open("/proc/meminfo") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def processor_name() -> str:
     "The processor as its maker calls it."
     names = [platform.processor() or platform.machine()]
@@ -429,6 +439,8 @@ def fields_text(
 
 
 T = TypeVar("T")
+
+
 class Records(Registry):
     "Classes that `from_plain` may build; a copy that a notebook makes of one is that notebook's alone."
 

@@ -33,6 +33,8 @@ def listen(stream):
     while True:
         try:
             events.append(next(stream))
+            if len(events) == 1:
+                Watched.log.clear()  # before the first event a network is only tried
         except StopIteration as end:
             return end.value, events
 
@@ -162,9 +164,7 @@ class Watched(nn.Module):
         self.out = nn.Linear(12, n_classes)
 
     def forward(self, x):
-        if (
-            x.dtype == torch.float32 and len(x) > 8
-        ):  # in double precision, or with a few pictures, a network is only tried
+        if x.dtype == torch.float32 and len(x) > 8:  # else a network is only tried
             Watched.log.append(
                 (torch.is_grad_enabled(), {m.training for m in self.modules()}, x.detach().clone())
             )

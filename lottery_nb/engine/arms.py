@@ -172,8 +172,9 @@ def _habits(arm: Arm) -> Habits:
 
 
 def channels_last(arm: Arm) -> bool:
-    "Whether pictures and image kernels lie in memory pixel by pixel: in a network of images without a convolution that is unsafe so (`NARROW`)."
-    return has_kernels(arm, 4) and not _habits(arm).narrow
+    "Whether pictures and image kernels lie in memory pixel by pixel: in a network of images that takes them so, without a convolution that is unsafe so (`NARROW`)."
+    seen = _habits(arm) if has_kernels(arm, 4) else None
+    return seen is not None and not (seen.narrow or seen.plain)
 
 
 def stackable(arm: Arm) -> bool:
@@ -225,7 +226,7 @@ class Member:
         return bool(self.record.failed) or early or step >= total_steps(self.arm)
 
 # %% ../../nbs/engine/22_arms.ipynb #8fad11e8
-ENGINE = 3  # 3: the plain layout for networks with narrow 1×1 convolutions that have a stride
+ENGINE = 3  # 3: the plain layout for networks with narrow 1×1 convolutions that have a stride, or that fail in the other
 
 
 def engine_of(arm: Arm) -> int:

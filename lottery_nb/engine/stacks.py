@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..models.network import Network
+from ..models.network import logits_of, Network
 from ..pruning.masks import Mask
 
 # %% ../../nbs/engine/21_stacks.ipynb #960e6565
@@ -205,9 +205,10 @@ class Habits:
     stacks: bool  # arms in one batch give what each gives alone
     saved: int  # bytes kept for the backward pass, for each input, in single precision
     narrow: bool  # it has a narrow 1×1 convolution with a stride, or may have one: its pixels stay in the plain layout
+    plain: bool = False  # it fails on pixels in the channels-last layout, as `x.view(len(x), -1)` does, or gives other numbers
 
 
-UNKNOWN = Habits(drops=True, draws=True, stacks=False, saved=0, narrow=True)
+UNKNOWN = Habits(drops=True, draws=True, stacks=False, saved=0, narrow=True, plain=True)
 "Of a network that does not run in double precision."
 
 # %% ../../nbs/engine/21_stacks.ipynb #c6401a2a
@@ -229,17 +230,21 @@ def install(
     return owned
 
 # %% ../../nbs/engine/21_stacks.ipynb #b5e10d58
-def _alone(nets: Sequence[nn.Module], inputs: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
-    "What each network gives, and whether one used dropout."
+def _alone(
+    nets: Sequence[nn.Module], inputs: Sequence[Tensor], n_classes: int | None = None
+) -> tuple[list[Tensor], bool]:
+    "The logits of each network, and whether one used dropout."
     outs, dropped = [], False
     for k, (net, x) in enumerate(zip(nets, inputs, strict=True)):
         with Stacked(1, draws=[torch.Generator().manual_seed(k)]) as mode:
-            outs.append(net(x))
+            outs.append(logits_of(net(x), len(x), n_classes))
         dropped |= mode.dropped
     return outs, dropped
 
 
-def _agrees(nets: Sequence[nn.Module], inputs: Sequence[Tensor], training: bool) -> bool:
+def _agrees(
+    nets: Sequence[nn.Module], inputs: Sequence[Tensor], training: bool, n_classes: int | None = None
+) -> bool:
     "Whether two networks in a stack give what each gives alone, in one mode."
     nets = [deepcopy(n).train(training) for n in nets]
     tensors = [dict((*m.named_parameters(), *m.named_buffers())) for m in nets]
@@ -248,11 +253,37 @@ def _agrees(nets: Sequence[nn.Module], inputs: Sequence[Tensor], training: bool)
     try:
         with torch.no_grad():
             with Stacked(len(nets), owned, draws):
-                together = model(torch.cat(tuple(inputs)))
-            alone = torch.cat(_alone(nets, inputs)[0])
+                both = torch.cat(tuple(inputs))
+                together = logits_of(model(both), len(both), n_classes)
+            alone = torch.cat(_alone(nets, inputs, n_classes)[0])
     except Exception:
         return False  # whatever a network of the user's does with weights of another shape
     return together.shape == alone.shape and torch.allclose(together, alone, 1e-6, 1e-9)
+
+# %% ../../nbs/engine/21_stacks.ipynb #8655bc3b
+def _in_channels_last(
+    net: nn.Module,  # in double precision
+    x: Tensor,  # pictures [n, channels, height, width]
+    n_classes: int | None = None,  # that it gives
+) -> bool:
+    "Whether a network takes pixels and kernels in the channels-last layout, in both modes, and gives what it gives in the plain one."
+    last, gaps = torch.channels_last, []
+    for training in (True, False):
+        outs = []
+        for there in (torch.contiguous_format, last):
+            twin = deepcopy(net).train(training)
+            for p in twin.parameters():
+                p.data = p.data.contiguous(memory_format=there) if p.ndim == 4 else p.data
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    (out,), _ = _alone([twin], [x.contiguous(memory_format=there)], n_classes)
+                    out.sum().backward()
+            except Exception:
+                return False  # whatever a network of the user's does with such pixels
+            gradients = (p.grad.flatten() for p in twin.parameters() if p.grad is not None)
+            outs.append(torch.cat([out.detach().flatten(), *gradients]))
+        gaps.append(torch.allclose(outs[0], outs[1], 1e-6, 1e-9))
+    return all(gaps)
 
 # %% ../../nbs/engine/21_stacks.ipynb #d2daa7e2
 def _tried(network: Network, x: Tensor) -> Habits:
@@ -265,7 +296,7 @@ def _tried(network: Network, x: Tensor) -> Habits:
     copies, before = deepcopy(nets), torch.get_rng_state()
     try:
         with NarrowConvolutions() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            outs, dropped = _alone(copies, inputs)  # alive until their tensors are counted
+            outs, dropped = _alone(copies, inputs, network.n_classes)  # alive until their tensors are counted
     except Exception:
         return UNKNOWN
     finally:
@@ -274,8 +305,9 @@ def _tried(network: Network, x: Tensor) -> Habits:
     for net in copies:
         for p in net.parameters():
             kept.pop(p.data_ptr(), None)  # the weights are counted elsewhere
-    stacks = not draws and all(_agrees(nets, inputs, training) for training in (True, False))
-    return Habits(dropped, draws, stacks, sum(kept.values()) // (2 * len(x)), seen.noticed)
+    stacks = not draws and all(_agrees(nets, inputs, mode, network.n_classes) for mode in (True, False))
+    plain = not network.built_in and x.ndim == 4 and not _in_channels_last(nets[0], x, network.n_classes)
+    return Habits(dropped, draws, stacks, sum(kept.values()) // (2 * len(x)), seen.noticed, plain)
 
 # %% ../../nbs/engine/21_stacks.ipynb #af1c3a40
 _KNOWN: dict[Network, Habits] = {}

@@ -20,6 +20,7 @@ from torch import nn, Tensor
 from ..core import global_seed, seed_for
 from ..data.batches import epoch_order, Split
 from ..data.domains import Domain
+from ..models.network import logits_of
 from ..rewinding.snapshots import masked, Snapshot
 from .recipes import lr_factor, Recipe
 from .stacks import copied, Flat, install, Stacked
@@ -112,7 +113,8 @@ class Trainer:
         self.precision, self.channels_last = precision_of(first, device), channels_last(first)
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         network = deepcopy(template) if template is not None else first.network.build(0)
-        self.model = network.to(device, self.dtype)
+        network = network.to(device)  # complex buffers stay as they are
+        self.model = network.double() if self.precision == "fp64" else network.float()
         for name, p in self.model.named_parameters():
             p.requires_grad_(name not in first.frozen)
         self.flat = Flat(self.model, [a.mask for a in arms], self.channels_last)
@@ -138,8 +140,8 @@ class Trainer:
         seeded = global_seed(self.arms[0].seed, "forward", self.step) if self.draws else nullcontext()
         half = self.precision == "bf16"
         with seeded, _shared(self), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            out = self.model(x)
-        return out.float() if half else out
+            out = logits_of(self.model(x), len(x), self.arms[0].network.n_classes, str(self.arms[0].network))
+        return out.to(self.dtype)
 
     def descend(self) -> None:
         "One optimizer step; pruned weights and their state stay exactly +0."
@@ -191,7 +193,10 @@ def recalibrated(
         m.reset_running_stats()
         m.momentum = None
         m.train()
-    for index in torch.arange(n, device=device).chunk(-(-n // 250)):
+    parts = torch.arange(n, device=device).chunk(-(-n // 250))
+    if len(parts) > 1 and len(parts[-1]) == 1:  # batch norm has no statistics of one example
+        parts = (*parts[:-2], torch.cat(parts[-2:]))
+    for index in parts:
         t.forward(t.inputs(t.domain.train, index))
     return replace(arm.start, buffers=t.snapshot().buffers)
 
@@ -201,16 +206,19 @@ def batches_of(
     seed: int,
     device: torch.device,
     size: int,  # inputs in a batch
+    least: int = 1,  # inputs in a batch that is given: 2 for batch norm, which has no statistics of one
 ) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
     "A function that gives the first n (inputs, labels) batches of the training split in a random order of its own, the same at each call."
     here = domain.to(device)
+    least = min(least, size, len(here.train.y))
 
     def batches(n: int) -> Iterator[tuple[Tensor, Tensor]]:
         orders = (
             epoch_order(len(here.train.y), seed_for(seed, "score"), epoch).to(device).split(size)
             for epoch in itertools.count()
         )
-        for index in itertools.islice(itertools.chain.from_iterable(orders), n):
+        whole = (index for index in itertools.chain.from_iterable(orders) if len(index) >= least)
+        for index in itertools.islice(whole, n):
             yield here.inputs(here.train.x, index), here.train.y[index]
 
     return batches

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Body', 'TransferHead', 'Normalise', 'BODIES', 'TRANSFER_HEADS', 'NORMALISE', 'TransferPlan', 'target_domain',
-           'in_vocabulary', 'settle', 'trained_from', 'transfer_arms', 'transfer']
+           'in_vocabulary', 'settle', 'trained_from', 'transfer_arms', 'check_roles', 'transfer']
 
 # %% ../../nbs/plans/29_transfer.ipynb #3acca1cc
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from ..core import LotteryError, pick_device, setting
 from ..events import Event, Planned
 from ..data.texts import shared_pieces, Vocabulary
 from ..data.domains import Domain, domain, for_plan
-from ..models.network import Network
+from ..models.network import check_draws, Network
 from ..pruning.masks import Mask
 from ..pruning.scopes import kept_count
 from ..rewinding.snapshots import fresh, Snapshot
@@ -33,7 +33,8 @@ from lottery_nb.rewinding.points import (
     StartPoint,
     TRAINED,
 )
-from ..rewinding.controls import at_rate, Control, CONTROLS, Role, TICKET
+from ..rewinding.controls import at_rate, check_control, Control, CONTROLS, Role, TICKET
+
 
 # %% ../../nbs/plans/29_transfer.ipynb #14123632
 from ..engine.recipes import Recipe
@@ -41,7 +42,7 @@ from ..engine.arms import Arm, FROZEN_NORM, FrozenNorm, NOTHING, Recall, total_s
 from ..engine.executors import Executor
 from ..engine.training import train
 from .tickets import Ticket
-from .find import check_rates
+from .find import _ours, check_rates
 
 # %% ../../nbs/plans/29_transfer.ipynb #7f2a666f
 Body = Literal["fine-tune", "frozen"]
@@ -332,6 +333,21 @@ def transfer_arms(plan: TransferPlan) -> list[Arm]:
                 arms.setdefault(arm.name, arm)
     return list(arms.values())
 
+# %% ../../nbs/plans/29_transfer.ipynb #05355125
+def check_roles(plan: TransferPlan) -> None:
+    "Refuse a ticket's network that draws no fresh weights where the plan wants them, and controls that are none."
+    controls = CONTROLS.several(plan.controls)
+    drawing = [c.name for c in controls if c.weights == "drawn"] + [FRESH.name] * (FRESH.name in plan.start)
+    for t in {ticket.network: ticket for ticket in plan.tickets}.values():
+        begin, named = Beginning(t.network, t.mask, t.start(), t.seed, t.round), None
+        if not t.network.built_in:
+            model = t.network.build(t.seed)
+            named = [n for n, p in model.named_parameters() if n in t.mask and p.requires_grad]
+            check_draws(t.network, False, drawing, named)
+        for c in controls:
+            if not (t.network.built_in and _ours(c)):
+                check_control(c, begin, replace(begin, seed=t.seed + 1), named)
+
 # %% ../../nbs/plans/29_transfer.ipynb #103a7829
 def transfer(
     plan: TransferPlan,
@@ -341,6 +357,8 @@ def transfer(
     executor: str | Executor = "threads",  # what runs the groups of arms, as `train` takes it
 ) -> Generator[Event, None, list[Trained]]:
     "Train a transfer's arms, yielding events; returns what each arm gave. Refuses a bad plan before anything is trained."
+    with about("TransferPlan.controls"):
+        check_roles(plan)
     arms, where = transfer_arms(plan), pick_device(device)
     images = sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)
     yield Planned(len(arms), float(images))

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from ..core import generator, global_seed, LotteryError, Registry
+from ..models.network import logits_of
 from .masks import Mask
 
 # %% ../../nbs/pruning/15_criteria.ipynb #69daf65f
@@ -36,6 +37,7 @@ class Scoring:
     batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]] | None = None
     # n -> n training batches (x as the network takes it, y int64 [N]), the same ones at each call
     input_shape: tuple[int, ...] | None = None  # of one example; None takes it from the first batch
+    n_classes: int | None = None  # logits that the network gives; needed where its output has several tables
     seed: int = 0  # the experiment's seed
 
     def leaves(self) -> dict[str, Tensor]:
@@ -106,7 +108,8 @@ def _losses(
     "Mean cross-entropy of each batch; running statistics are updated in copies."
     for x, y in scoring.data():
         buffers = {n: b.clone() for n, b in scoring.model.named_buffers()}
-        yield cross_entropy(functional_call(scoring.model, {**leaves, **buffers}, (x,)) / temperature, y)
+        output = functional_call(scoring.model, {**leaves, **buffers}, (x,))
+        yield cross_entropy(logits_of(output, len(x), scoring.n_classes) / temperature, y)
 
 
 def _gradients(
@@ -195,5 +198,6 @@ def synflow(scoring: Scoring) -> dict[str, Tensor]:
             value = t.detach().to(where).double().abs()
             state[n] = torch.zeros_like(value) if added else value
         ones = torch.ones(1, *shape, dtype=torch.float64, device=where)
-        flow = functional_call(scoring.model, {**state, **leaves}, (ones,)).sum()
+        output = functional_call(scoring.model, {**state, **leaves}, (ones,))
+        flow = logits_of(output, 1, scoring.n_classes).sum()
         return {n: leaves[n].detach() * g for n, g in _gradients(iter([flow]), leaves).items()}

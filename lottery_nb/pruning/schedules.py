@@ -19,6 +19,7 @@ from lottery_nb.core import (
     READING,
     about,
     check_choice,
+    density_text,
     check_number,
     DATA,
     LotteryError,
@@ -287,7 +288,8 @@ class Schedule:
         rounds = f"{self.rounds} round{'s' * (self.rounds > 1)}"
         if self.kind not in SCHEDULES and "densities" not in self.__dict__:
             return f"{self.kind}{self.numbers}, {rounds}"  # to show a plan imports nothing
-        return f"{self.kind}, {rounds} to {self.densities[-1]:.3%} density"
+        last = self.densities[-1]
+        return f"{self.kind}, {rounds} to {f'{last:.3%}' if last >= 1e-5 else density_text(last)} density"
 
     @classmethod
     def of(
