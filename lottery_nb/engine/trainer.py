@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from ..core import global_seed, seed_for
 from ..data.batches import epoch_order, Split
 from ..data.domains import Domain
-from ..rewinding.snapshots import masked, Snapshot
+from ..rewinding.snapshots import held, masked, Snapshot
 from .recipes import lr_factor, Recipe
 from .stacks import copied, Flat, install, Stacked
 from .arms import _wanders, Arm, channels_last, precision_of, steps_per_epoch, total_steps
@@ -105,6 +105,7 @@ class Trainer:
         device: torch.device,
         template: nn.Module | None = None,  # the network, to be copied; None: it is built
     ):
+        arms = [replace(a, mask=held(a.mask, a.start.weights)) for a in arms]
         first, starts = arms[0], [masked(a.start, a.mask) for a in arms]
         self.arms, self.device, self.recipe, self.domain = tuple(arms), device, first.recipe, first.domain
         self.step, self.updates = first.start.step, first.start.updates
@@ -114,7 +115,7 @@ class Trainer:
         network = deepcopy(template) if template is not None else first.network.build(0)
         self.model = network.to(device, self.dtype)
         for name, p in self.model.named_parameters():
-            p.requires_grad_(name not in first.frozen)
+            p.requires_grad_(p.requires_grad and name not in first.frozen)
         self.flat = Flat(self.model, [a.mask for a in arms], self.channels_last)
         for k, start in enumerate(starts):
             self.flat.fill(self.flat.theta, k, start.weights)

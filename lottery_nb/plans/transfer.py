@@ -60,6 +60,11 @@ def _check_tickets(tickets: Sequence[Ticket]) -> None:
                 f"TransferPlan.tickets holds {t!r}: give tickets, such as found.tickets or Ticket.load(path)",
                 "TransferPlan.tickets",
             )
+        if not t.mask.kept:
+            raise LotteryError(
+                f"ticket {t.name} keeps none of its {t.mask.size:,} weights: give tickets of a higher density",
+                "TransferPlan.tickets",
+            )
     if len({(t.name, t.plan) for t in tickets}) < len(tickets):
         raise LotteryError(
             "TransferPlan.tickets holds a ticket twice: give each one once", "TransferPlan.tickets"

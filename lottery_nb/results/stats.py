@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARM', 'COLUMNS', 'COMPARED_AT', 'STARTS', 'AT_RATE', 'TUNED_AT', 'METHODS', 'DIFFERENCE', 'tuned', 'results_of',
-           'kept_rows', 'Interval', 'student_t', 'bootstrap', 'interval', 'in_order', 'summary', 'seeds_text', 'paired',
-           'verdict', 'partners', 'compare', 'tied', 'ranking']
+           'network_densities', 'empty_parts', 'kept_rows', 'Interval', 'student_t', 'bootstrap', 'interval',
+           'in_order', 'summary', 'seeds_text', 'paired', 'verdict', 'partners', 'compare', 'tied', 'ranking']
 
 # %% ../../nbs/results/35_stats.ipynb #f29430f7
 from collections.abc import Iterable, Mapping
@@ -81,7 +81,8 @@ def results_of(
 ) -> pd.DataFrame:
     "The results frame of what is given; refuses one that lacks a column or has no rows."
     if isinstance(results, (list, tuple)) and results:
-        return pd.concat([results_of(r) for r in results], ignore_index=True)
+        parts = [results_of(r) for r in results]
+        return _with_notes(pd.concat(parts, ignore_index=True), parts)
     frame = getattr(results, "frame", results)
     if not isinstance(frame, pd.DataFrame):
         raise LotteryError(f"{type(results).__name__} holds no results: give a results frame or a run")
@@ -92,7 +93,32 @@ def results_of(
     if frame.empty:
         raise LotteryError("the results frame has no rows: wait for the first arm to end")
     has_rates = frame["role"].astype(str).str.contains(" at rate ", regex=False).any()
-    return tuned(frame) if has_rates else frame
+    return _with_notes(tuned(frame), [frame]) if has_rates else frame
+
+
+def _with_notes(frame: pd.DataFrame, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    "A frame with what its parts say of tickets as a whole, in their `attrs`."
+    frame.attrs = {}
+    for part in parts:
+        for name in ("network_density", "empty"):
+            if part.attrs.get(name):
+                frame.attrs.setdefault(name, []).extend(part.attrs[name])
+    return frame
+
+
+def network_densities(
+    results: Any,  # results frame, run, or a list of these
+) -> dict[tuple[str, str, float], float]:
+    "Share of all parameters that a ticket keeps, by source, domain and density (of what may be pruned); without those that are not known."
+    known = results_of(results).attrs.get("network_density", ())
+    return {(source, domain, density): share for source, domain, density, share in known}
+
+
+def empty_parts(
+    results: Any,  # results frame, run, or a list of these
+) -> list[str]:
+    "A sentence for each ticket of which a layer, or every path, is empty."
+    return list(results_of(results).attrs.get("empty", ()))
 
 # %% ../../nbs/results/35_stats.ipynb #06093efd
 def kept_rows(

@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..core import DAMAGE
 from ..events import ArmDone, ArmFailed, ArmStarted, EpochDone, Event, event_from
-from ..events import Layout, Planned, RunStarted, Tick, TicketFound
+from ..events import Layout, LayersEmpty, Planned, RunStarted, Tick, TicketFound
 from ..files import RunFolder
 from .listeners import Audience
 
@@ -137,6 +137,7 @@ class RunState:
         self.arms: dict[str, ArmStarted] = {}  # that have begun
         self.ends: dict[str, ArmDone | ArmFailed] = {}  # by arm, in the order that they ended
         self.tickets: dict[str, TicketFound] = {}
+        self.empty: dict[str, LayersEmpty] = {}  # by ticket
         self.epochs: dict[str, dict[int, EpochDone]] | None = {} if epochs else None
         self.reached: dict[str, float] = {}  # epochs that each arm has done
         self.counted: dict[str, int] = {}  # epochs that each arm has logged
@@ -156,6 +157,9 @@ class RunState:
             self.place |= dict.fromkeys(itertools.chain(*e.groups))
         elif isinstance(e, TicketFound):
             self.tickets[e.ticket] = e
+            self.empty.pop(e.ticket, None)
+        elif isinstance(e, LayersEmpty):
+            self.empty[e.ticket] = e
         elif isinstance(e, ArmStarted):
             _begun(self, e)
         elif isinstance(e, (Tick, EpochDone)):
@@ -232,7 +236,7 @@ LAYER_COLUMNS = ("seed", "round", "density", "layer", "kept", "size", "layer_den
 
 # %% ../../nbs/runs/31_log.ipynb #c5886a60
 def frame_of(state: RunState) -> pd.DataFrame:
-    "Tidy results: source, domain, role, start, round, density, seed, epoch, split, metric, value, arm; ordered by domain as the plan has them, then by round, arm, epoch, split and metric."
+    "Tidy results: source, domain, role, start, round, density, seed, epoch, split, metric, value, arm; ordered by domain as the plan has them, then by round, arm, epoch, split and metric. What concerns tickets as a whole is in its `attrs`."
     rows: list[tuple] = []
     for e in itertools.chain(*(epochs.values() for epochs in (state.epochs or {}).values())):
         for split, metric in itertools.product(("train", "validation"), ("accuracy", "loss")):
@@ -241,12 +245,23 @@ def frame_of(state: RunState) -> pd.DataFrame:
     for done in state.done:
         for metric, value in done.metrics.get("test", {}).items():
             rows.append((*_tags(state, done.arm), done.epoch, "test", metric, value, done.arm))
-    return pd.DataFrame(_in_plan_order(rows, state), columns=list(RESULT_COLUMNS))
+    return _with_attrs(pd.DataFrame(_in_plan_order(rows, state), columns=list(RESULT_COLUMNS)), state)
 
 
 def _tags(state: RunState, arm: str) -> list:
     tags = state.arms[arm].tags if arm in state.arms else {}
     return [tags.get(t) for t in TAGS]
+
+
+def _with_attrs(frame: pd.DataFrame, state: RunState) -> pd.DataFrame:
+    "The frame with `attrs`: 'network_density' (source, domain, density, share of all parameters that tickets keep there) and 'empty' (sentences about tickets of which a part is empty)."
+    tickets = [e for e in state.arms.values() if e.tags.get("role") == "ticket" and e.network_density]
+    rows = ([*(e.tags.get(t) for t in ("source", "domain", "density")), e.network_density] for e in tickets)
+    if known := list({tuple(row): row for row in rows}.values()):
+        frame.attrs["network_density"] = known
+    if state.empty:
+        frame.attrs["empty"] = [e.says() for e in state.empty.values()]
+    return frame
 
 # %% ../../nbs/runs/31_log.ipynb #b0412abf
 def _in_plan_order(rows: list[tuple], state: RunState) -> list[tuple]:
@@ -276,7 +291,7 @@ def ends_frame(state: RunState) -> pd.DataFrame:
         for split, values in e.metrics.items()
         for metric, value in values.items()
     ]
-    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+    return _with_attrs(pd.DataFrame(rows, columns=list(RESULT_COLUMNS)), state)
 
 
 def ends_of(events: Iterable[Event]) -> list[ArmDone | ArmFailed]:
