@@ -4,11 +4,9 @@ Numbers are compared with plain torch: counts by hand, scores by autograd, train
 
 import copy
 import warnings
-from dataclasses import replace
 from functools import partial
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -20,21 +18,24 @@ from lottery_nb.core import LotteryError
 from lottery_nb.data.domains import domain
 from lottery_nb.engine.arms import Arm, ENGINE, engine_of
 from lottery_nb.engine.recipes import Recipe
+from lottery_nb.engine.trainer import batches_of
 from lottery_nb.engine.training import train
 from lottery_nb.events import LayersEmpty
 from lottery_nb.models.network import frozen_by_author, Network, prunable, what_each_does
 from lottery_nb.models.uses import MULTIPLIES, parametrised
 from lottery_nb.models.zoo import NETWORKS
-from lottery_nb.plans.find import _effective, _Seed, find_tickets, Search, SMALL_SHARE
+from lottery_nb.plans.find import _next_mask, _Seed, find_tickets, Search, SMALL_SHARE
 from lottery_nb.plans.tickets import Ticket
-from lottery_nb.plans.transfer import TransferPlan
+from lottery_nb.plans.transfer import transfer, TransferPlan
 from lottery_nb.pruning.masks import Mask
 from lottery_nb.pruning.schedules import listed, one_shot
 from lottery_nb.results.report import report
 from lottery_nb.results.tables import OF_NETWORK, short_table, text_table
 from lottery_nb.rewinding.points import TRAINED
-from lottery_nb.rewinding.snapshots import fresh, held, load, masked, Snapshot
+from lottery_nb.rewinding.snapshots import fresh, held, load
 from lottery_nb.runs.writing import run
+from lottery_nb.workbench.follow import Follower
+from lottery_nb.workbench.watch import log_html, ticket_options
 
 CPU = torch.device("cpu")
 DIGITS = "digits[0-4]@200"
@@ -360,18 +361,44 @@ NORMS = {
 }
 
 
-def normed_by(kind):
-    def normed(shape, n):
-        return nn.Sequential(
-            nn.Flatten(),
-            NORMS[kind](nn.Linear(64, 12)),
-            nn.ReLU(),
-            nn.Linear(12, 10),
-            nn.ReLU(),
-            nn.Linear(10, n),
-        )
+def normed(kind, n):
+    return nn.Sequential(
+        nn.Flatten(),
+        NORMS[kind](nn.Linear(64, 12)),
+        nn.ReLU(),
+        nn.Linear(12, 10),
+        nn.ReLU(),
+        nn.Linear(10, n),
+    )
 
-    return normed
+
+def new_weight_norm(shape, n):
+    return normed("new weight norm", n)
+
+
+def old_weight_norm(shape, n):
+    return normed("old weight norm", n)
+
+
+def weight_norm_over_inputs(shape, n):
+    return normed("weight norm over inputs", n)
+
+
+def weight_norm_of_the_whole(shape, n):
+    return normed("weight norm of the whole", n)
+
+
+def new_spectral_norm(shape, n):
+    return normed("new spectral norm", n)
+
+
+def old_spectral_norm(shape, n):
+    return normed("old spectral norm", n)
+
+
+def normed_by(kind):
+    "The factory of a kind: a function that a module holds."
+    return globals()[kind.replace(" ", "_")]
 
 
 def plain_of(network, snapshot):
@@ -400,9 +427,6 @@ def test_the_effective_weight_is_scored(kind, criterion):
     seed = _Seed(0, θ0, θ0, θ0, θ0, search.dense(search.network.build(0)))
     stored = next(n for n in search.names if n.startswith("1."))
     assert len(search.names) == 2 and seed.mask[stored].shape == (12, 64)
-    from lottery_nb.engine.trainer import batches_of
-    from lottery_nb.plans.find import _next_mask
-
     plain = plain_of(search.network, θ0)
     scores = {n: plain.get_parameter(n).detach().abs() for n in ("1.weight", "3.weight")}
     if criterion == "snip":
@@ -481,18 +505,25 @@ REFUSED = {
 }
 
 
+def odd(kind, n):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), REFUSED[kind](nn.Linear(8, 8)), nn.Linear(8, n)
+    )
+
+
+def orthogonal(shape, n):
+    return odd("Orthogonal", n)
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_parametrisations_are_refused_by_name(kind):
-    def factory(shape, n):
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), REFUSED[kind](nn.Linear(8, 8)), nn.Linear(8, n)
-        )
-
     with pytest.raises(LotteryError, match=f"'3.weight' is computed by {kind}, whose"):
-        listen(find_tickets(plan(network=factory, width=1.0), "cpu"))
-    tickets, _ = listen(
-        find_tickets(plan(network=factory, width=1.0, prunable=("1.weight",), recipe=QUICK), "cpu")
-    )
+        next(find_tickets(plan(network=lambda shape, n: odd(kind, n), width=1.0), "cpu"))
+
+
+def test_a_network_with_another_parametrisation_is_pruned_elsewhere():
+    fields = dict(network=orthogonal, width=1.0, prunable=("1.weight",), recipe=QUICK, schedule=one_shot(0.5))
+    tickets, _ = listen(find_tickets(plan(**fields), "cpu"))
     assert list(tickets[-1].mask) == ["1.weight"] and parametrize.is_parametrized(tickets[-1].model()[3])
 
 
@@ -725,11 +756,12 @@ def test_a_plan_that_may_prune_little_says_so_before_it_runs():
 # --- old tickets ---
 
 
+def deep(shape, n):
+    return nn.Sequential(lstm(shape, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, n))
+
+
 def test_a_ticket_of_the_old_rule_keeps_its_mask(tmp_path):
     "A mask that leaves the LSTM out, as it was found before."
-
-    def deep(shape, n):
-        return nn.Sequential(lstm(shape, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, n))
 
     network = Network(deep, (1, 8, 8), 5)
     θ0 = fresh(network, 0)
@@ -748,8 +780,6 @@ def test_a_ticket_of_the_old_rule_keeps_its_mask(tmp_path):
 
 
 def _transferred(ticket):
-    from lottery_nb.plans.transfer import transfer
-
     return transfer(
         TransferPlan((ticket,), ("digits[5-9]@200",), start=("rewind",), recipe=QUICK, controls=("reinit",)),
         "cpu",
@@ -821,11 +851,14 @@ def test_a_unit_path_that_dies_is_told_where_no_layer_is_empty():
     assert died.layers == [] and died.cut and "no path is left" in died.says()
 
 
+def encoded(shape, n):
+    return KINDS["transformer encoder"][0](shape, n)
+
+
 def test_whole_networks_are_not_called_dead():
-    for factory in (lstm, vit, KINDS["transformer encoder"][0], chain):
-        events = listen(
-            find_tickets(plan(network=factory, width=1.0, recipe=QUICK, schedule=one_shot(0.3)), "cpu")
-        )[1]
+    for factory in (lstm, vit, encoded, chain):
+        fields = dict(network=factory, width=1.0, recipe=QUICK, schedule=one_shot(0.3), scope="layer")
+        events = listen(find_tickets(plan(**fields), "cpu"))[1]
         assert not of("LayersEmpty", events) and of("TicketFound", events)
 
 
@@ -840,9 +873,6 @@ def test_the_table_the_report_and_the_panel_tell_of_a_dead_layer(tmp_path):
     says = of("LayersEmpty", found.events)[0].says()
     assert says.endswith("2 is empty: the network is cut")
     assert text_table(found).splitlines()[-1] == says and says in report(found)
-    from lottery_nb.workbench.follow import Follower
-    from lottery_nb.workbench.watch import log_html, ticket_options
-
     follower = Follower(found.path)
     follower.read()
     ((label, _),) = ticket_options(follower)
@@ -883,18 +913,24 @@ def test_an_emptied_spectral_norm_is_refused_in_a_sentence():
 # --- hooks ---
 
 
+CALLS: list = []
+
+
+def hooked(shape, n):
+    net = chain(shape, n)
+    net[0].register_forward_hook(note_call)
+    return net
+
+
+def note_call(*_):
+    CALLS.append(1)
+
+
 def test_hooks_of_a_network_stay_and_none_is_added():
-    calls = []
-
-    def hooked(shape, n):
-        net = chain(shape, n)
-        net[0].register_forward_hook(lambda *_: calls.append(1))
-        return net
-
     network = Network(hooked, (1, 8, 8), 5)
     model = network.build(0)
     prunable(model, (1, 8, 8))
-    assert [len(m._forward_hooks) for m in model.modules()] == [0, 1, 0, 0, 0, 0, 0] and calls
+    assert [len(m._forward_hooks) for m in model.modules()] == [0, 1, 0, 0, 0, 0, 0] and CALLS
     tickets, _ = listen(
         find_tickets(plan(network=hooked, width=1.0, recipe=QUICK, schedule=one_shot(0.5)), "cpu")
     )

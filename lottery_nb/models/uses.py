@@ -79,7 +79,7 @@ class Watch(TorchDispatchMode):
         self.roots = set(self.own)
         self.data = {_place(x): True for x in inputs}  # place -> whether it holds the input itself
         self.computed: set[str] = set()  # names that are changed before they multiply
-        self.zeros: dict[str, float] = {}  # name -> the least share of zeros in what multiplies
+        self.zeros: dict[str, list[int]] = {}  # name -> zeros and numbers in what multiplies
         self.alive: list[Any] = [*parameters.values(), *inputs]
 
     def __torch_dispatch__(
@@ -140,8 +140,8 @@ def _multiplied(w: Watch, factors: Sequence[Tensor]) -> bool:
         for name in w.names(t) if _place(t) not in w.roots else ():
             w.computed.add(name)
             if w.counts:
-                share = (t == 0).double().mean().item()
-                w.zeros[name] = min(share, w.zeros.get(name, 1.0))
+                zeros, numbers = w.zeros.get(name, [0, 0])
+                w.zeros[name] = [zeros + int((t == 0).sum()), numbers + t.numel()]
     return tokens or not alone
 
 # %% ../../nbs/models/11a_uses.ipynb #e8390d35
@@ -212,17 +212,18 @@ class Parametrised:
 def half_zero(
     p: Tensor,  # a parameter
 ) -> Tensor:
-    "A copy in which every second number is 0."
+    "A copy in which half of the numbers, drawn at random, are 0."
     halved = p.detach().clone(memory_format=torch.contiguous_format)
-    halved.view(-1)[::2] = 0
+    drawn = torch.randperm(p.numel(), generator=torch.Generator().manual_seed(0))
+    halved.view(-1)[drawn[: p.numel() // 2].to(p.device)] = 0
     return halved
 
 
 def _keeps_zero(stored: Tensor, weight: Callable[[Tensor], Tensor]) -> bool:
-    "Whether the weight that is computed of a stored tensor has its zeros."
+    "Whether the weight that is computed of a stored tensor has its zeros; a unit of zeros alone, which weight norm makes 0/0, counts as 0."
     halved = half_zero(stored)
     with torch.no_grad():
-        made = weight(halved)
+        made = weight(halved).nan_to_num(0.0)
     return made.shape == halved.shape and not made[halved == 0].any()
 
 # %% ../../nbs/models/11a_uses.ipynb #c4e61ace
@@ -333,7 +334,7 @@ def _without_zeros(model: nn.Module, x: Tensor, names: set[str]) -> set[str]:
         return set()
     halved = {n: half_zero(p) for n, p in model.named_parameters() if n in names}
     seen = watched(model, x, halved)
-    return {n for n in names if seen.zeros.get(n, 1.0) < 0.4}
+    return {n for n, (zeros, numbers) in seen.zeros.items() if n in names and zeros < 0.4 * numbers}
 
 
 def uses_of(

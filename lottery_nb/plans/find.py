@@ -28,7 +28,7 @@ from ..pruning.criteria import CRITERIA, refuse_tokens, Scoring
 from ..pruning.scopes import make_mask, quotas, SCOPES
 
 # %% ../../nbs/plans/28_find.ipynb #9ab82fb7
-from ..rewinding.snapshots import fresh, load, masked, Snapshot
+from ..rewinding.snapshots import fresh, held, load, masked, Snapshot
 from ..rewinding.points import Beginning, RETRAIN, Retrain, rewind_step, round_start, TRAINED
 from ..rewinding.controls import at_rate, CONTROLS, Role, TICKET
 from ..engine.recipes import lr_factor, Recipe
@@ -420,12 +420,17 @@ def _differs(model: nn.Module, x: Tensor) -> bool:
 def passes(
     model: nn.Module,  # changed in place
     x: Tensor,  # a few inputs
+    mask: Mask,  # that is on its weights
 ) -> bool:
-    "Whether anything of the inputs reaches the logits, as the weights are or with all of them at their absolute values."
+    "Whether anything of the inputs reaches the logits, as the weights are or with all that stay at positive values."
     if _differs(model, x):
         return True
     with torch.no_grad():
-        for name, t in (*model.named_parameters(), *model.named_buffers()):
+        for name, p in model.named_parameters():
+            if p.is_floating_point():
+                positive = torch.where(p == 0, torch.ones_like(p), p.abs())
+                p.copy_(torch.where(mask[name], positive, 0.0) if name in mask else positive)
+        for name, t in model.named_buffers():
             if t.is_floating_point():
                 t.copy_(torch.zeros_like(t) if name.endswith("running_mean") else t.abs())
     return _differs(model, x.abs() if x.is_floating_point() else x)
@@ -438,7 +443,8 @@ def _what_died(search: Search, s: _Seed, t: Ticket) -> Iterator[Event]:
     with global_seed(s.seed, "paths"):
         model = load(search.network.build(s.seed), masked(s.rewound, t.mask)).double()
         x = there.inputs(there.train.x, rows)
-        cut = not passes(model, x.double() if x.is_floating_point() else x)
+        bits = held(t.mask, s.rewound.weights) or t.mask
+        cut = not passes(model, x.double() if x.is_floating_point() else x, bits)
     if empty or cut:
         yield LayersEmpty(t.name, empty, cut)
 
