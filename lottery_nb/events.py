@@ -11,6 +11,7 @@ __all__ = ['EVENTS', 'fits', 'Event', 'event', 'RunStarted', 'Planned', 'FewPrun
 import dataclasses
 import functools
 import json
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -62,6 +63,7 @@ class Event:
     logged = True  # whether it is a line in a log
     word = ""  # how the run stands after it: 'running', 'paused', 'stopped', 'failed', 'done'; '' where that stays
     detail = False  # whether a short account of a run leaves it out
+    notice = False  # whether a person is told at once, beside the bar that shows how far a run is
 
     def line(self) -> str:
         "The event as one line of JSON."
@@ -149,6 +151,7 @@ class Planned(Event):
 class FewPrunable(Event):
     "So little of a network may be pruned that a ticket's density says little of the whole."
 
+    notice = True
     prunable: int  # weights that may be pruned
     parameters: int  # of the whole network
     left_out: dict  # the largest parameters that stay: name -> [size, what it does there]
@@ -350,6 +353,7 @@ class TicketFound(Event):
 class LayersEmpty(Event):
     "A ticket keeps nothing of some layers, or no path from its input to its logits."
 
+    notice = True
     ticket: str  # its name in the run
     layers: list  # names of the parameters of which nothing is kept
     cut: bool  # whether the logits are the same for every input
@@ -365,7 +369,8 @@ class LayersEmpty(Event):
     @property
     def what(self) -> str:
         "What is empty, and what follows."
-        names = [name.removesuffix(".weight") for name in self.layers]
+        stored = r"\.(weight|weight_v|weight_orig|parametrizations\.weight\.original1?)$"
+        names = [re.sub(stored, "", name) for name in self.layers]
         empty = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} empty"
         if not self.cut:
             return f"{empty}: other paths go on"

@@ -302,7 +302,7 @@ def test_the_class_token_and_positions_of_a_vision_transformer_stay():
 )
 def test_scales_and_position_biases_of_published_networks_stay(factory, kept):
     does = what_each_does(factory(num_classes=3), (3, 64, 64))
-    left = {n: use for n, use in does.items() if use not in (MULTIPLIES, "a single number or a row of them")}
+    left = {n: use for n, use in does.items() if use not in (MULTIPLIES, "one-dimensional")}
     assert left and all(n.endswith(kept) and use in ("added", "scales") for n, use in left.items())
 
 
@@ -750,6 +750,7 @@ def test_a_plan_that_may_prune_little_says_so_before_it_runs():
     assert type(planned).__name__ == "Planned" and (said.prunable, said.parameters) == (512, 2560 + 520 + 45)
     assert said.prunable / said.parameters < SMALL_SHARE and said.left_out["map"] == [2560, "scales"]
     assert "only 16.4 % of the network's 3,125 parameters may be pruned" in said.says()
+    assert not of("LayersEmpty", listen(find_tickets(plan(**fields), "cpu"))[1])
     assert not of("FewPrunable", listen(find_tickets(plan(recipe=QUICK, schedule=one_shot(0.5)), "cpu"))[1])
 
 
@@ -867,14 +868,16 @@ def last_two(scoring):
     return empties("2.weight")(scoring)
 
 
-def test_the_table_the_report_and_the_panel_tell_of_a_dead_layer(tmp_path):
+def test_the_table_the_report_and_the_panel_tell_of_a_dead_layer(tmp_path, capsys):
     fields = dict(network=chain, width=1.0, recipe=QUICK, schedule=one_shot(0.3), criterion=last_two)
     found = run(plan(**fields), tmp_path / "run", "cpu", show=False)
     says = of("LayersEmpty", found.events)[0].says()
     assert says.endswith("2 is empty: the network is cut")
     assert text_table(found).splitlines()[-1] == says and says in report(found)
+    run(plan(**fields), tmp_path / "shown", "cpu", show=True)
+    assert says in capsys.readouterr().err
     follower = Follower(found.path)
-    follower.read()
+    assert "tickets" in follower.read()
     ((label, _),) = ticket_options(follower)
     assert (
         "2 is empty: the network is cut" in label

@@ -123,6 +123,7 @@ def _follow(w: Watch, op: str, given: Sequence[Tensor], made: Sequence[Tensor]) 
         return w.becomes_data(made, any(w.data[_place(t)] for t in data))
     largest = 0 if op in ("cat", "stack", *PRODUCTS) else max((t.numel() for t in own), default=0)
     names = frozenset(n for t in own if t.numel() >= largest for n in w.names(t))
+    w.note(frozenset(n for t in own for n in w.names(t)) - names, "scales or shifts a weight")
     for t in made:
         if names and _place(t) not in w.roots:
             w.own[_place(t)] = w.own.get(_place(t), frozenset()) | names
@@ -354,7 +355,7 @@ def uses_of(
         if name in lost and uses[name] in PRUNED:
             uses[name] = "changed before it multiplies"
         if p.ndim < 2:
-            uses[name] = "a single number or a row of them"
+            uses[name] = "one-dimensional"
         if not p.requires_grad:
             uses[name] = "frozen"
     return uses

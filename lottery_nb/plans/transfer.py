@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core import about, canonical, check_choice, check_number, data, fingerprint, generator
 from ..core import LotteryError, pick_device, setting
-from ..events import Event, Planned
+from ..events import Event, FewPrunable, Planned
 from ..data.texts import shared_pieces, Vocabulary
 from ..data.domains import Domain, domain, for_plan
 from ..models.network import Network
@@ -32,7 +32,7 @@ from ..engine.arms import Arm, FROZEN_NORM, FrozenNorm, NOTHING, Recall, total_s
 from ..engine.executors import Executor
 from ..engine.training import train
 from .tickets import Ticket
-from .find import check_rates
+from .find import check_rates, SMALL_SHARE
 
 # %% ../../nbs/plans/29_transfer.ipynb #7f2a666f
 StartPoint = Literal["rewind", "source-trained", "fresh"]
@@ -331,6 +331,13 @@ def transfer_arms(plan: TransferPlan) -> list[Arm]:
     return list(arms.values())
 
 # %% ../../nbs/plans/29_transfer.ipynb #103a7829
+def _notices(plan: TransferPlan) -> Iterator[Event]:
+    "What is said before anything is trained: of tickets of which most stays at any density."
+    few = [t for t in plan.tickets if t.mask.size < SMALL_SHARE * t.parameters]
+    if few:
+        yield FewPrunable(few[0].mask.size, few[0].parameters, {})
+
+
 def transfer(
     plan: TransferPlan,
     device: str | torch.device = "auto",
@@ -342,4 +349,5 @@ def transfer(
     arms, where = transfer_arms(plan), pick_device(device)
     images = sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)
     yield Planned(len(arms), float(images))
+    yield from _notices(plan)
     return (yield from train(arms, where, recall, layout, executor))

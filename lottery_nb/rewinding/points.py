@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from ..core import check_choice, LotteryError
 from ..models.network import head_parameters, Network
 from ..pruning.masks import Mask
-from .snapshots import check_fit, load, masked, Snapshot
+from .snapshots import check_fit, held, load, masked, Snapshot
 
 # %% ../../nbs/rewinding/18_points.ipynb #be60cad1
 TRAINED: Literal["source-trained"] = "source-trained"
@@ -119,7 +119,8 @@ def refit(
             weights[n] = head[n]
         elif n in weights and weights[n].shape != p.shape:
             if n in mask:
-                weights = Mask({n: mask[n]}).apply(weights)
+                one = Mask({n: mask[n]})
+                weights = (held(one, weights) or one).apply(weights)
                 mask[n] = _shared_out(mask[n], p.shape, n, **channels)
             weights[n] = _shared_out(weights[n], p.shape, n, **channels)
     start = Snapshot({n: w for n, w in weights.items() if n in new or n not in gone}, begin.start.buffers)
