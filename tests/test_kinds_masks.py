@@ -538,6 +538,24 @@ def test_a_parametrisation_that_keeps_zeros_is_pruned():
     assert parametrised(net)["0.parametrizations.weight.original"].keeps_zero
 
 
+def test_parts_of_a_parametrised_weight_are_refused():
+    class Product(nn.Module):
+        def forward(self, a, b):
+            return a @ b if a.shape != b.shape else a * b
+
+        def right_inverse(self, w):
+            return (w[:, :2], w[:2]) if w.shape[0] > 2 else (w, torch.ones_like(w))
+
+    low = parametrize.register_parametrization(nn.Linear(8, 8), "weight", Product(), unsafe=True)
+    twice = parametrize.register_parametrization(nn.Linear(8, 2), "weight", Product())
+    for net in (nn.Sequential(low, nn.Linear(8, 3)), nn.Sequential(twice, nn.Linear(2, 3))):
+        with pytest.raises(LotteryError, match="is a part of what Product computes '0.weight' of"):
+            prunable(net, (8,))
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 3))
+    with pytest.raises(LotteryError, match="original0' is a part of what WeightNorm computes"):
+        prunable(net, (8,), include=["0.*0"])
+
+
 def test_weights_that_the_forward_pass_standardises_are_left_out():
     class Standardised(nn.Linear):
         def forward(self, x):
@@ -662,6 +680,8 @@ def test_what_is_frozen_is_neither_trained_nor_pruned(factory, optimizer, layout
         model = t.model(TRAINED)
         assert {n for n, p in model.named_parameters() if not p.requires_grad} == names
     assert not of("ArmFailed", events)
+    shared = [len(group) for e in of("Layout", events) for group in e.groups]
+    assert max(shared) == (2 if layout == "stacked" and factory is not fixed_lstm else 1)
 
 
 def test_frozen_parameters_are_never_named_and_an_all_frozen_network_is_refused():
@@ -772,6 +792,8 @@ def test_a_ticket_of_the_old_rule_keeps_its_mask(tmp_path):
     ticket = Ticket(
         mask, network, {"init": θ0, TRAINED: θ0}, QUICK, there.name, there.fingerprint, norm, 1, 0
     )
+    ticket = Ticket.load(ticket.save(tmp_path / "old.safetensors"))
+    assert ticket.mask == mask and list(ticket.mask) == ["2.weight"]
     model = ticket.model()
     assert model[0].body.weight_hh_l0.all() and model[2].weight.count_nonzero() == mask.kept
     done, events = listen(_transferred(ticket))

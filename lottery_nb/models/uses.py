@@ -365,11 +365,17 @@ def check_parametrised(
     model: nn.Module,  # left as it was found
     names: Iterable[str],  # that shall be pruned
 ) -> None:
-    "Refuse, by the name of its parametrisation, a stored parameter whose zeros are none in the weight."
-    known = parametrised(model)
-    for name in names:
-        if name in known and not known[name].keeps_zero:
-            kind, weight = known[name].kind, known[name].name
+    "Refuse, by the name of its parametrisation, a stored parameter whose zeros are none in the weight, and one that is only a part of what the weight is computed of."
+    known, whose = parametrised(model), set()
+    for name in (n for n in names if n in known):
+        kind, weight = known[name].kind, known[name].name
+        if not _is_main(model, name, known[name]) or weight in whose:
+            raise LotteryError(
+                f"{name!r} is a part of what {kind} computes {weight!r} of, and only what has the weight's shape can be pruned, once: name other parameters to prune, or take the parametrisation off",
+                "FindPlan.prunable",
+            )
+        whose.add(weight)
+        if not known[name].keeps_zero:
             raise LotteryError(
                 f"{weight!r} is computed by {kind}, whose weights are not 0 where what is stored is 0, so that pruning would prune nothing: name the parameters to prune without it, or take the parametrisation off",
                 "FindPlan.prunable",
