@@ -252,10 +252,11 @@ def test_head_and_prunable_of_a_tangled_network():
     model = Tangle()
     assert head_of(model, (5,)) == "out"
     assert head_parameters(model, (5,), 6) == ("out.weight", "out.bias")
-    body = ("never.weight", "words.weight", "places.weight", "conv.weight", "gate.weight", "early.weight")
-    assert prunable(model, (5,)) == body
-    assert prunable(model, head=True) == ("out.weight", *body)
-    assert prunable(model, head_layer="never") == ("out.weight", *body[1:])
+    body = ("never.weight", "words.weight", "conv.weight", "gate.weight", "early.weight")
+    assert prunable(model, (5,)) == body  # the places are looked up by place
+    layers = ("out.weight", *body[:2], "places.weight", *body[2:])
+    assert prunable(model, head=True) == layers  # without a run, by the classes of layers
+    assert prunable(model, head_layer="never") == (layers[0], *layers[2:])
     assert prunable(model, (5,), include=["gate.*", "norm.weight", "out.*"]) == (
         "gate.weight",
         "gate.bias",

@@ -45,7 +45,7 @@ from lottery_nb.engine.recipes import lr_factor, Recipe
         dict(schedule=listed([0.9, 0.9, 0.31])),
         dict(schedule=geometric(0.37, 4), layer_fractions={"head": 0.1}),
         dict(schedule=geometric(0.5, 3), layer_fractions={"fc1": 0.2}, scope="layer"),
-        dict(schedule=geometric(0.9, 4), criterion="random"),
+        dict(schedule=geometric(0.9, 3), criterion="random"),
         dict(network="tiny:level", width=1.0, schedule=geometric(0.37, 3), score_at="start"),
         dict(schedule=one_shot(0.2), criterion="snip", score_at="start"),
         dict(schedule=one_shot(0.2), criterion="grasp"),

@@ -21,7 +21,7 @@ from ..core import global_seed, seed_for
 from ..data.batches import epoch_order, Split
 from ..data.domains import Domain
 from ..models.network import logits_of
-from ..rewinding.snapshots import masked, Snapshot
+from ..rewinding.snapshots import held, masked, Snapshot
 from .recipes import lr_factor, Recipe
 from .stacks import copied, Flat, install, Stacked
 from .arms import _wanders, Arm, channels_last, precision_of, steps_per_epoch, total_steps
@@ -106,6 +106,7 @@ class Trainer:
         device: torch.device,
         template: nn.Module | None = None,  # the network, to be copied; None: it is built
     ):
+        arms = [replace(a, mask=held(a.mask, a.start.weights)) for a in arms]
         first, starts = arms[0], [masked(a.start, a.mask) for a in arms]
         self.arms, self.device, self.recipe, self.domain = tuple(arms), device, first.recipe, first.domain
         self.step, self.updates = first.start.step, first.start.updates
@@ -116,7 +117,7 @@ class Trainer:
         network = network.to(device)  # complex buffers stay as they are
         self.model = network.double() if self.precision == "fp64" else network.float()
         for name, p in self.model.named_parameters():
-            p.requires_grad_(name not in first.frozen)
+            p.requires_grad_(p.requires_grad and name not in first.frozen)
         self.flat = Flat(self.model, [a.mask for a in arms], self.channels_last)
         for k, start in enumerate(starts):
             self.flat.fill(self.flat.theta, k, start.weights)

@@ -265,7 +265,9 @@ def _started(m: Member, earlier: Sequence[Event]) -> Iterator[Event]:
     "An arm begins; one that was cut off tells its epochs again."
     arm = m.arm
     epochs = (total_steps(arm) - arm.start.step) / steps_per_epoch(arm.domain, arm.recipe)
-    yield m.tell(ArmStarted(arm.name, dict(arm.tags), epochs, len(arm.domain.train.y), m.identity))
+    whole = sum(w.numel() for w in arm.start.weights.values())
+    share = 1.0 if arm.mask is None else arm.mask.density_in(whole)
+    yield m.tell(ArmStarted(arm.name, dict(arm.tags), epochs, len(arm.domain.train.y), m.identity, share))
     for e in _retold(arm, [e for e in earlier if isinstance(e, EpochDone)]):
         yield m.tell(e)
 

@@ -76,7 +76,18 @@ class Ticket:
 
     @property
     def density(self) -> float:
+        "Share of the weights that may be pruned that stays."
         return self.mask.density
+
+    @property
+    def parameters(self) -> int:
+        "All parameters of its network, biases and all else that is not pruned included."
+        return sum(w.numel() for w in self.snapshots["init"].weights.values())
+
+    @property
+    def network_density(self) -> float:
+        "Share of all parameters that stays."
+        return self.mask.density_in(self.parameters)
 
     @cached_property
     def content(self) -> str:
@@ -88,7 +99,8 @@ class Ticket:
         return {"type": "Ticket", "name": self.name, "content": self.content}
 
     def __repr__(self) -> str:
-        return f"Ticket({self.name}: {self.network}, {self.density:.1%} of {self.mask.size:,} weights kept)"
+        kept = f"{self.density:.1%} of {self.mask.size:,} weights kept, {self.network_density:.1%} of the network"
+        return f"Ticket({self.name}: {self.network}, {kept})"
 
     def start(self, point: str = "rewind") -> Snapshot:
         "The whole snapshot of a starting point ('rewind', 'init' or 'source-trained'), not masked."

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core import about, canonical, check_choice, check_number, data, fingerprint, generator
 from ..core import LotteryError, pick_device, setting
-from ..events import Event, Planned
+from ..events import Event, FewPrunable, Planned
 from ..data.texts import shared_pieces, Vocabulary
 from ..data.domains import Domain, domain, for_plan
 from ..models.network import check_draws, Network
@@ -35,14 +35,14 @@ from lottery_nb.rewinding.points import (
 )
 from ..rewinding.controls import at_rate, check_control, Control, CONTROLS, Role, TICKET
 
-
 # %% ../../nbs/plans/29_transfer.ipynb #14123632
 from ..engine.recipes import Recipe
 from ..engine.arms import Arm, FROZEN_NORM, FrozenNorm, NOTHING, Recall, total_steps, Trained
 from ..engine.executors import Executor
 from ..engine.training import train
 from .tickets import Ticket
-from .find import _ours, check_rates
+from .find import _ours, check_rates, SMALL_SHARE
+
 
 # %% ../../nbs/plans/29_transfer.ipynb #7f2a666f
 Body = Literal["fine-tune", "frozen"]
@@ -66,6 +66,11 @@ def _check_tickets(tickets: Sequence[Ticket]) -> None:
         if not isinstance(t, Ticket):
             raise LotteryError(
                 f"TransferPlan.tickets holds {t!r}: give tickets, such as found.tickets or Ticket.load(path)",
+                "TransferPlan.tickets",
+            )
+        if not t.mask.kept:
+            raise LotteryError(
+                f"ticket {t.name} keeps none of its {t.mask.size:,} weights: give tickets of a higher density",
                 "TransferPlan.tickets",
             )
     if len({(t.name, t.plan) for t in tickets}) < len(tickets):
@@ -349,6 +354,13 @@ def check_roles(plan: TransferPlan) -> None:
                 check_control(c, begin, replace(begin, seed=t.seed + 1), named)
 
 # %% ../../nbs/plans/29_transfer.ipynb #103a7829
+def _notices(plan: TransferPlan) -> Iterator[Event]:
+    "What is said before anything is trained: of tickets of which most stays at any density."
+    few = [t for t in plan.tickets if t.mask.size < SMALL_SHARE * t.parameters]
+    if few:
+        yield FewPrunable(few[0].mask.size, few[0].parameters, {})
+
+
 def transfer(
     plan: TransferPlan,
     device: str | torch.device = "auto",
@@ -362,4 +374,5 @@ def transfer(
     arms, where = transfer_arms(plan), pick_device(device)
     images = sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)
     yield Planned(len(arms), float(images))
+    yield from _notices(plan)
     return (yield from train(arms, where, recall, layout, executor))

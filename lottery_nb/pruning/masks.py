@@ -209,6 +209,13 @@ class Mask(Mapping[str, Tensor]):
     def sparsity(self) -> float:
         return 1 - self.density
 
+    def density_in(
+        self,
+        parameters: int,  # of the whole network, biases and all else that is not pruned included
+    ) -> float:
+        "Share of a network's parameters that stays."
+        return (parameters - self.size + self.kept) / parameters
+
     def __repr__(self) -> str:
         return f"Mask({self.kept:,} of {self.size:,} weights kept, {self.density:.4%}, in {len(self)} parameters)"
 

@@ -20,10 +20,12 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ..core import density_text, LotteryError, time_text
+from ..events import FewPrunable
 from ..files import write_atomic
 from ..pruning.scopes import pattern_of
 from ..rewinding.controls import roles
-from .stats import ARM, compare, results_of, roles_failed, seeds_text, ties_text
+from .stats import ARM, compare, empty_parts, network_densities, results_of
+from .stats import roles_failed, seeds_text, ties_text
 from .tables import short_rows, short_table
 from .verdict import conditions, floor_of, OPEN_TEXT, undertrained, verdict_lines
 from lottery_nb.results.plots import (
@@ -62,7 +64,7 @@ def read_once(
     "What a page needs of a run, read from its folder once; a frame has nothing but its rows."
     other = {
         name: None if isinstance(run, pd.DataFrame) else getattr(run, name, None)
-        for name in ("plan", "info", "layers", "status")
+        for name in ("plan", "info", "layers", "status", "events")
     }
     return SimpleNamespace(frame=results_of(run), **other)
 
@@ -108,7 +110,8 @@ def warnings_of(
         )
     if frame["seed"].nunique() == 1:
         sentences.append(SINGLE_RUN)
-    return sentences
+    said = [f"{e.says()}." for e in run.events or () if isinstance(e, FewPrunable)]
+    return [*sentences, *said, *(f"{empty}." for empty in empty_parts(frame))]
 
 # %% ../../nbs/results/43_report.ipynb #5207544e
 def html_table(
@@ -150,9 +153,12 @@ def results_tables(
         if not (rows["split"] == "test").any():
             continue
         name = f"Test accuracy on {domain}" + (f", from {source}" if source != domain else "")
+        rows.attrs = run.frame.attrs
         pieces.append(f"<h3>{escape(name)}</h3>{html_table(short_table(rows).drop(columns='domain'))}")
     rows = short_rows(run.frame)
     note = f"{seeds_text(rows)} (Student's t); the difference is paired by seed. {ties_text(rows)}".rstrip()
+    if network_densities(run.frame):
+        note += " Density is of the weights that may be pruned, 'of network' of all parameters."
     return "\n".join([*pieces, f'<p class="note">{note[0].upper()}{escape(note[1:])}</p>'])
 
 # %% ../../nbs/results/43_report.ipynb #512cf169

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ARM', 'COLUMNS', 'COMPARED_AT', 'STARTS', 'AT_RATE', 'TUNED_AT', 'TIE', 'SEEDS_TIE', 'METHODS', 'DIFFERENCE',
-           'NO_YARDSTICK', 'tuned', 'roles_failed', 'failed_in', 'results_of', 'kept_rows', 'Interval', 'student_t',
-           'bootstrap', 'interval', 'in_order', 'summary', 'may_differ', 'seeds_text', 'ties_in', 'ties_text', 'paired',
-           'verdict', 'keeps_start', 'yardstick', 'partners', 'missing_text', 'compare', 'tied', 'ranking']
+           'NO_YARDSTICK', 'tuned', 'roles_failed', 'failed_in', 'results_of', 'network_densities', 'empty_parts',
+           'kept_rows', 'Interval', 'student_t', 'bootstrap', 'interval', 'in_order', 'summary', 'may_differ',
+           'seeds_text', 'ties_in', 'ties_text', 'paired', 'verdict', 'keeps_start', 'yardstick', 'partners',
+           'missing_text', 'compare', 'tied', 'ranking']
 
 # %% ../../nbs/results/35_stats.ipynb #f29430f7
 from collections.abc import Iterable, Mapping
@@ -20,8 +21,7 @@ from scipy import stats as scipy_stats
 from ..core import check_choice, check_number, density_text, deprecated, LotteryError, Registry
 from ..rewinding.points import starts
 from ..rewinding.controls import CONTROLS, role_of, roles, TICKET
-from ..runs.log import FAILED, Records, TAGS
-
+from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS
 
 # %% ../../nbs/results/35_stats.ipynb #6e85baa4
 # which trained network a row is about
@@ -99,10 +99,8 @@ def results_of(
 ) -> pd.DataFrame:
     "The results frame of what is given; refuses one that lacks a column or has no rows."
     if isinstance(results, (list, tuple)) and results:
-        frames = [results_of(r) for r in results]
-        together = pd.concat(frames, ignore_index=True)
-        together.attrs[FAILED] = Records(one for frame in frames for one in failed_in(frame))
-        return together
+        parts = [results_of(r) for r in results]
+        return _with_notes(pd.concat(parts, ignore_index=True), parts)
     frame = getattr(results, "frame", results)
     if not isinstance(frame, pd.DataFrame):
         raise LotteryError(f"{type(results).__name__} holds no results: give a results frame or a run")
@@ -112,11 +110,32 @@ def results_of(
         )
     if frame.empty:
         raise LotteryError("the results frame has no rows: wait for the first arm to end")
-    if not frame["role"].astype(str).str.contains(" at rate ", regex=False).any():
-        return frame
-    best = tuned(frame)
-    best.attrs[FAILED] = failed_in(frame)
-    return best
+    has_rates = frame["role"].astype(str).str.contains(" at rate ", regex=False).any()
+    return _with_notes(tuned(frame), [frame]) if has_rates else frame
+
+
+def _with_notes(frame: pd.DataFrame, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    "A frame with what its parts say beside their rows, in their `attrs`."
+    parts, frame.attrs = list(parts), {}
+    for name in NOTES:
+        if notes := Records(one for part in parts for one in part.attrs.get(name, ())):
+            frame.attrs[name] = notes
+    return frame
+
+
+def network_densities(
+    results: Any,  # results frame, run, or a list of these
+) -> dict[tuple[str, str, float], float]:
+    "Share of all parameters that a ticket keeps, by source, domain and density (of what may be pruned); without those that are not known."
+    known = results_of(results).attrs.get(NETWORK_DENSITY, ())
+    return {(source, domain, density): share for source, domain, density, share in known}
+
+
+def empty_parts(
+    results: Any,  # results frame, run, or a list of these
+) -> list[str]:
+    "A sentence for each ticket of which a layer, or every path, is empty."
+    return list(results_of(results).attrs.get(EMPTY, ()))
 
 # %% ../../nbs/results/35_stats.ipynb #06093efd
 def kept_rows(

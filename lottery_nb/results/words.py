@@ -83,8 +83,13 @@ def tickets_text(
     sources, seeds = (
         list(dict.fromkeys(getattr(ticket, name) for ticket in tickets)) for name in ("source", "seed")
     )
-    kept = {ticket.round: ticket.density for ticket in tickets}
-    rounds = value_text([f"{number} ({density_text(density)} kept)" for number, density in kept.items()])
+    kept = {ticket.round: ticket for ticket in tickets}
+    shares = [
+        (number, density_text(t.density), density_text(t.network_density)) for number, t in kept.items()
+    ]
+    rounds = value_text(
+        [f"{number} ({density} kept, {whole} of the network)" for number, density, whole in shares]
+    )
     return (
         f"{len(tickets)} from {value_text(sources)}: round{'s' * (len(kept) > 1)} {rounds}; "
         f"seed{'s' * (len(seeds) > 1)} {value_text(seeds)}"

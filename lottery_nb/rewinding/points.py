@@ -21,7 +21,7 @@ from ..core import about, check_choice, check_number, data, LotteryError
 from ..core import READING, Reference, Registry
 from ..models.network import head_parameters, Network
 from ..pruning.masks import Mask
-from .snapshots import check_fit, load, masked, Snapshot
+from .snapshots import check_fit, held, load, masked, Snapshot
 
 # %% ../../nbs/rewinding/18_points.ipynb #4ba038f4
 @dataclass(frozen=True)
@@ -324,7 +324,8 @@ def refit(
             weights[n] = head[n]
         elif n in weights and weights[n].shape != p.shape:
             if n in mask:
-                weights = Mask({n: mask[n]}).apply(weights)
+                one = Mask({n: mask[n]})
+                weights = (held(one, weights) or one).apply(weights)
                 mask[n] = _shared_out(mask[n], p.shape, n, **channels)
             weights[n] = _shared_out(weights[n], p.shape, n, **channels)
     start = Snapshot({n: w for n, w in weights.items() if n in new or n not in gone}, begin.start.buffers)

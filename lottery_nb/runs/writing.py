@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import platform
+import sys
 import threading
 import time
 import traceback
@@ -453,7 +454,7 @@ def _paused(writer: Writer) -> Iterator[Event]:
 
 # %% ../../nbs/runs/33_writing.ipynb #6a999c20
 def progress(events: Iterator[Event], show: bool = True) -> Iterator[Event]:
-    "Pass events on while a bar shows the share done, the time left and the arm in training."
+    "Pass events on while a bar shows the share done, the time left and the arm in training; what a person is to be told at once is written beside it."
     bar, state = tqdm(disable=True), RunState(epochs=False)
     form = "{l_bar}{bar}| {elapsed} < {remaining} {postfix}"
     with ExitStack() as stack:
@@ -466,6 +467,8 @@ def progress(events: Iterator[Event], show: bool = True) -> Iterator[Event]:
                 bar.set_postfix_str(e.arm, refresh=False)
             if state.images != before:
                 bar.update(state.images - before)
+            if e.notice and show:
+                tqdm.write(e.says(), file=sys.stderr)
             yield e
 
 # %% ../../nbs/runs/33_writing.ipynb #6e29ddd4

@@ -99,7 +99,8 @@ def missing_choice(
 def round_options(tickets: Sequence[Ticket]) -> list[tuple[str, int]]:
     "(what is read, round) of the rounds that tickets are from."
     by_round = {t.round: t for t in tickets}
-    return [(f"{t.round}: {density_text(t.density)}", t.round) for t in by_round.values()]
+    shares = [(t.round, density_text(t.density), density_text(t.network_density)) for t in by_round.values()]
+    return [(f"{number}: {density} ({whole} of the network)", number) for number, density, whole in shares]
 
 # %% ../../nbs/workbench/55_carry.ipynb #7407f3c0
 class TransferTab:

@@ -28,7 +28,7 @@ from ..pruning.schedules import schedule_parameters, SCHEDULES
 from ..rewinding.controls import role_of, TICKET
 from ..rewinding.points import POINTS
 from ..engine.recipes import Recipe
-from ..plans.find import FindPlan
+from ..plans.find import FindPlan, SMALL_SHARE
 from ..results.stats import density_text
 from ..results.style import SERIES, styled, text_of
 from ..results.report import time_text
@@ -364,6 +364,8 @@ def show_network(tab: FindTab, plan: FindPlan, looked: Looked) -> None:
     "Show what the plan comes to."
     share = looked.prunable / looked.parameters
     text = f"{looked.parameters:,} parameters, {share:.1%} may be pruned"
+    if share < SMALL_SHARE:
+        text += ": most of the network stays at any density"
     set_help(tab.form.fields["network"], text)
     tab.looked = looked
     tab.bench.live.show("network", layers_figure(looked), "find", "weights of each layer")

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..events import ArmDone, ArmFailed, ArmStarted, EpochDone, Event, RunStarted, TicketFound
+from ..events import ArmDone, ArmFailed, ArmStarted, EpochDone, Event, LayersEmpty, RunStarted
+from ..events import TicketFound
 from ..files import RunFolder
 from ..runs.log import ends_frame, RunState, Tail
 from ..runs.reading import read_plan
@@ -57,6 +58,7 @@ class Curve:
 RATE_OVER = 15.0  # seconds over which images per second are measured
 CHANGES: dict[type, set[str]] = {
     TicketFound: {"tickets"},
+    LayersEmpty: {"tickets"},
     ArmStarted: {"epochs"},
     EpochDone: {"epochs"},
     ArmDone: {"arms", "epochs"},

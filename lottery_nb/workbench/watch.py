@@ -53,10 +53,13 @@ def configuration_html(f: Follower | None) -> str:
 
 def ticket_options(f: Follower | None) -> list[tuple[str, str]]:
     "(what is read, name) of the tickets found so far, the newest last."
-    tickets = f.tickets if f else {}
-    return [
-        (f"round {e.round} · seed {e.seed} · {density_text(e.density)}", name) for name, e in tickets.items()
-    ] or [("none yet", "")]
+    tickets, empty = (f.tickets, f.state.empty) if f else ({}, {})
+    options = []
+    for name, e in tickets.items():
+        whole = "" if e.network_density is None else f" ({density_text(e.network_density)} of the network)"
+        mark = f" · ⚠ {empty[name].what}" if name in empty else ""
+        options.append((f"round {e.round} · seed {e.seed} · {density_text(e.density)}{whole}{mark}", name))
+    return options or [("none yet", "")]
 
 # %% ../../nbs/workbench/54_watch.ipynb #4e023739
 def ticket_mask(
