@@ -6,7 +6,7 @@
 __all__ = ['ScoreAt', 'SCORE_AT', 'FIELD_KINDS', 'seeds_from', 'check_rates', 'FindPlan', 'Search', 'find_tickets']
 
 # %% ../../nbs/plans/28_find.ipynb #592c72c3
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args, Literal
 
@@ -15,10 +15,10 @@ from torch import nn
 
 from ..core import about, canonical, check_choice, check_number, data, field_in, fingerprint
 from ..core import LotteryError, pick_device, READING, seed_for, setting
-from ..events import Event, Planned, RoundDone, TicketFound
+from ..events import Event, Planned, RoundDone, TicketFound, WeightsGiven
 from ..data.domains import Domain, domain, for_plan
 from ..models.zoo import NETWORKS
-from ..models.network import head_parameters, Network, prunable
+from ..models.network import head_parameters, Network, prunable, weights_for
 from ..pruning.masks import Mask
 from ..pruning.schedules import geometric, Schedule
 from ..pruning.criteria import CRITERIA, refuse_tokens, Scoring
@@ -109,11 +109,22 @@ def _check_kinds(p: "FindPlan") -> None:
             raise LotteryError(f"FindPlan.{name}={value!r}: {FIELD_KINDS[name]}", f"FindPlan.{name}")
 
 
+def _keep_weights(p: "FindPlan") -> None:
+    "Hold given weights by their content; a `Network` has them itself."
+    if not isinstance(p.network, Network):
+        object.__setattr__(p, "weights", weights_for(p.weights, p.network))
+    elif p.weights is not None:
+        object.__setattr__(p, "network", p.network.with_(weights=p.weights))
+        object.__setattr__(p, "weights", None)
+
+
 def _keep_names(p: "FindPlan") -> None:
     "Hold each name against its registry, and keep what a plan can write: names, and references to code."
     for name, registry in (("network", NETWORKS), ("criterion", CRITERIA), ("scope", SCOPES)):
         with about(f"FindPlan.{name}"):
             object.__setattr__(p, name, registry.keep(getattr(p, name)))
+    with about("FindPlan.weights"):
+        _keep_weights(p)
     with about("FindPlan.controls"):
         object.__setattr__(p, "controls", tuple(CONTROLS.keep(control) for control in p.controls))
 
@@ -213,6 +224,11 @@ class FindPlan:
         default=(),
         later=True,
     )
+    weights: Any = setting(
+        "what every seed starts from: a file of weights, 'pretrained' for a network of a library; none: drawn",
+        default=None,
+        later=True,
+    )
 
     def __post_init__(self):
         _check_find(self)
@@ -238,7 +254,7 @@ def _layer(layer: str, head: tuple[str, ...], model: nn.Module) -> tuple[str, ..
 def _network_for(plan: FindPlan, fits: Mapping[str, Any]) -> Network:
     "The plan's network in the shape of its domain."
     given = plan.network
-    return given.with_(**fits) if isinstance(given, Network) else Network(given, **fits)
+    return given.with_(**fits) if isinstance(given, Network) else Network(given, weights=plan.weights, **fits)
 
 
 def _fits(there: Domain) -> dict[str, Any]:
@@ -279,7 +295,8 @@ class Search:
             self.domain = domain(plan.source)
             fits = _fits(self.domain) | {"width": plan.width}
         with about("FindPlan.network"):
-            self.network = _network_for(plan, fits)
+            self.given = _network_for(plan, fits)
+            self.network = self.given.architecture  # of which everything is drawn but θ0
             model = self.network.build(0)
         if plan.criterion == "synflow":
             refuse_tokens(model)
@@ -306,6 +323,12 @@ class Search:
     def dense(self, model: nn.Module) -> Mask:
         "The mask that keeps every weight that the plan may prune."
         return Mask.dense({n: model.get_parameter(n) for n in self.names})
+
+    def weights_given(self) -> Iterator[WeightsGiven]:
+        "What the networks start from, where that is given."
+        if weights := self.given.weights:
+            model, drawn = self.given.begun(0)
+            yield WeightsGiven(weights.content, len(model.state_dict()) - len(drawn), list(drawn))
 
     def planned(self) -> Planned:
         "How much the plan trains."
@@ -384,7 +407,7 @@ def _dense_arm(search: Search, seed: int, rate: float | None = None) -> Arm:
     role = at_rate("dense", rate) if rate else "dense"
     recipe, tags = _recipe_of(search, False, rate), _tags(search.domain, role, "fresh", 0, 1.0, seed)
     wants = dict(returns_weights=False) if rate else dict(capture=(search.point or 0,))
-    begins = (recipe, seed, fresh(search.network, seed))
+    begins = (recipe, seed, fresh(search.given, seed))
     return Arm(f"r00/{role}/s{seed}", search.network, search.domain, *begins, tags=tags, **wants)  # type: ignore[arg-type]
 
 # %% ../../nbs/plans/28_find.ipynb #44c64e86
@@ -462,6 +485,7 @@ def find_tickets(
     "Find tickets, yielding events; returns one ticket for each seed and round. Refuses a bad plan before anything is trained."
     search, where = Search(plan), pick_device(device)
     yield search.planned()
+    yield from search.weights_given()
     arms = [_dense_arm(search, seed, rate) for rate in (None, *plan.rates) for seed in plan.seeds]
     dense = yield from train(arms, where, recall, layout, executor)
     yield RoundDone(0, 1.0, plan.schedule.rounds)

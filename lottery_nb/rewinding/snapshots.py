@@ -159,5 +159,6 @@ def fresh(
     seed: int,  # the experiment's seed
     *purpose: str | int,  # nothing for θ0 itself, 'reinit' for a draw that differs from it
 ) -> Snapshot:
-    "Freshly initialised weights and batch-norm statistics at step 0, without optimizer state."
-    return Snapshot.of(network.build(seed_for(seed, *purpose) if purpose else seed))
+    "Initial weights and batch-norm statistics at step 0, without optimizer state: θ0, which are the weights that the network is given, if any; for a purpose always drawn."
+    drawn = network.architecture.build(seed_for(seed, *purpose)) if purpose else network.build(seed)
+    return Snapshot.of(drawn)
