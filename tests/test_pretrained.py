@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence_that_names_the_first():
     refused("'one.bias' is of another kind of number", **{"one.bias": torch.ones(16, dtype=torch.int64)})
     refused("weights['one.bias'] holds NaN or infinity", **{"one.bias": torch.full((16,), torch.inf)})
     refused("weights['one.bias'] is torch.complex64", **{"one.bias": torch.ones(16, dtype=torch.cfloat)})
-    refused("is tied to 'two.weight' with other values", **{"three.weight": torch.ones(16, 16)})
+    refused("'two.weight' is tied to 'three.weight' with other values", **{"three.weight": torch.ones(16, 16)})
     with expect_error("give a state_dict"):
         network.with_(weights={})
     with expect_error("'aaa.weight', 'bbb.weight', 'ccc.weight' and 1 more are unknown"):

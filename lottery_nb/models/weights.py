@@ -248,7 +248,7 @@ def give_weights(
     wanted = {n: t for n, t in own.items() if n not in drawn}
     check_given(given, wanted, ties)
     with torch.no_grad():
-        for name in given.keys() & wanted.keys():
+        for name in (n for n in wanted if n in given):
             wanted[name].copy_(given[name])
     odd = [n for n in sorted(given.keys() & own.keys()) if not own[n].equal(given[n].to(own[n].dtype))]
     if odd or not given.keys() & wanted.keys():
