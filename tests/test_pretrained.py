@@ -1,6 +1,12 @@
 """Weights that a network is given, and networks of torchvision, timm and Hugging Face, from a config and from a folder."""
 
+import copy
+import json
 import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
 import time
 from dataclasses import replace
 
@@ -11,9 +17,11 @@ from torch import nn
 
 from lottery_nb.cli import main
 from lottery_nb.core import canonical, expect_error, LotteryError
-from lottery_nb.data.domains import domain
+from lottery_nb.data.builtin import DOMAINS
+from lottery_nb.data.domains import domain, register_domain
 from lottery_nb.data.own import from_texts
 from lottery_nb.engine.recipes import Recipe
+from lottery_nb.engine.training import finish
 from lottery_nb.files import RunFolder
 from lottery_nb.models.network import Network
 from lottery_nb.models.pretrained import architecture, Architecture
@@ -123,7 +131,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence_that_names_the_first():
     refused("'one.bias' is of another kind of number", **{"one.bias": torch.ones(16, dtype=torch.int64)})
     refused("weights['one.bias'] holds NaN or infinity", **{"one.bias": torch.full((16,), torch.inf)})
     refused("weights['one.bias'] is torch.complex64", **{"one.bias": torch.ones(16, dtype=torch.cfloat)})
-    refused("'two.weight' is tied to 'three.weight' with other values", **{"three.weight": torch.ones(16, 16)})
+    refused(
+        "'two.weight' is tied to 'three.weight' with other values", **{"three.weight": torch.ones(16, 16)}
+    )
     with expect_error("give a state_dict"):
         network.with_(weights={})
     with expect_error("'aaa.weight', 'bbb.weight', 'ccc.weight' and 1 more are unknown"):
@@ -441,3 +451,291 @@ def test_networks_of_hugging_face_go_from_search_to_transfer(kind, way, folders,
         drawn = of("WeightsGiven", Run(tmp_path / "find").events)[0].drawn
         assert all(init[n].equal(t) for n, t in state.items() if n in init and n not in drawn)
         assert bool(drawn) == (classes != 2)
+
+
+def test_a_folder_is_known_by_its_content_and_not_by_its_path(folders, tmp_path):
+    def plan(folder):
+        return FindPlan(reviews(folder), f"hf:{folder}", weights="pretrained", **SMALL)
+
+    other = shutil.copytree(folders["bert"], tmp_path / "elsewhere")
+    first = plan(folders["bert"])
+    assert first.hash == plan(other).hash and first.network.name == "bert"
+    torch.manual_seed(9)
+    changed = safetensors.torch.load_file(other / "model.safetensors")
+    changed["classifier.bias"] += 1
+    safetensors.torch.save_file(changed, other / "model.safetensors", {"format": "pt"})
+    assert plan(other).network == first.network and plan(other).hash != first.hash
+    said = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(said | {"hidden_act": "relu"}))
+    assert plan(other).network != first.network
+    (other / "config.json").write_text(
+        json.dumps(said | {"use_cache": True, "id2label": {"0": "a", "1": "b"}})
+    )
+    assert plan(other).network == first.network
+
+
+def test_code_in_a_folder_never_runs(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = shutil.copytree(folders["bert"], tmp_path / "evil")
+    for name in ("configuration_evil.py", "modeling_evil.py"):
+        (folder / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    said = json.loads((folder / "config.json").read_text())
+    asks = {
+        "AutoConfig": "configuration_evil.Evil",
+        "AutoModelForSequenceClassification": "modeling_evil.Evil",
+    }
+    (folder / "config.json").write_text(
+        json.dumps(said | {"auto_map": asks, "attn_implementation": "evil/kernel"})
+    )
+    known = Network(f"hf:{folders['bert']}", (12,), 2, weights="pretrained")
+    assert Network(f"hf:{folder}", (12,), 2, weights="pretrained") == known
+    (folder / "config.json").write_text(json.dumps(said | {"auto_map": asks, "model_type": "evil"}))
+    with expect_error("hf has no network 'evil'", "Network.name"):
+        Network(f"hf:{folder}", (12,), 2).build(0)
+    (folder / "model.safetensors").unlink()
+    torch.save({"bert.pooler.dense.bias": Evil()}, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(said))
+    with expect_error("hf:bert cannot be had", "Network.weights"):
+        Network(f"hf:{folder}", (12,), 2, weights="pretrained")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", [k for k in HF if k != "vit"])
+def test_texts_and_their_mask_are_what_transformers_itself_makes_of_them(kind, folders):
+    transformers = pytest.importorskip("transformers")
+    folder, padding = folders[kind], hf_config(kind).pad_token_id or 0
+    data = reviews(folder, 8)
+    made = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    made.pad_token = made.convert_ids_to_tokens(padding)
+    texts = list(data.found.train.x.rows)
+    theirs = made(texts, padding="max_length", truncation=True, max_length=8, return_tensors="pt")
+    ours = data.inputs(data.train.x, torch.arange(len(texts)))
+    assert (
+        ours.equal(theirs["input_ids"]) and (ours[:, -1] == padding).any() and (ours[:, -1] != padding).any()
+    )
+    model = (
+        Network(f"hf:{folder}", (8,), 2, vocabulary=len(data.vocabulary), weights="pretrained")
+        .build(0)
+        .eval()
+    )
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, attn_implementation="eager"
+    ).eval()
+    loaded.config.pad_token_id = padding
+    known = loaded(theirs["input_ids"], attention_mask=theirs["attention_mask"]).logits
+    torch.testing.assert_close(model(ours), known, rtol=0, atol=0)
+    assert model.state_dict().keys() == loaded.state_dict().keys()
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert twin(ours).equal(model(ours)) and isinstance(twin, type(loaded))
+    assert model(input_ids=ours, attention_mask=theirs["attention_mask"]).logits.equal(model(ours))
+
+
+def test_a_text_that_holds_the_padding_is_masked_behind_its_end_only(folders):
+    config = hf_config("gpt2")
+    model = architecture(config)((6,), 2, config.vocab_size).eval()
+    tokens = torch.tensor([[3, 0, 4, 0, 0, 0]])
+    known = model(input_ids=tokens, attention_mask=torch.tensor([[1, 1, 1, 0, 0, 0]])).logits
+    assert model(tokens).equal(known)
+    assert model(torch.zeros(1, 6, dtype=torch.long)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "kind, cls, drawn",
+    [
+        ("bert", "BertForMaskedLM", {"bert.pooler.dense.weight", "classifier.weight"}),
+        ("gpt2", "GPT2LMHeadModel", {"score.weight"}),
+        ("distilbert", "DistilBertModel", {"pre_classifier.weight", "classifier.weight"}),
+        ("vit", "ViTModel", {"classifier.weight"}),
+    ],
+)
+def test_what_a_checkpoint_of_pre_training_lacks_is_drawn_and_told(kind, cls, drawn, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(5)
+    made = getattr(transformers, cls)(hf_config(kind))
+    made.save_pretrained(tmp_path)
+    shape = (3, 32, 32) if kind == "vit" else (12,)
+    network = Network(f"hf:{tmp_path}", shape, 3, weights="pretrained")
+    (first, names), (second, _) = network.begun(0), network.begun(1)
+    assert {n for n in names if n.endswith("weight")} == drawn
+    body = {n.removeprefix(f"{first.base_model_prefix}."): t for n, t in made.state_dict().items()}
+    taken = {n.removeprefix(f"{first.base_model_prefix}."): n for n in first.state_dict() if n not in names}
+    assert len(taken) > 10
+    for name, own_name in taken.items():
+        assert first.state_dict()[own_name].equal(body[name]) and second.state_dict()[own_name].equal(
+            body[name]
+        )
+    for name in drawn:
+        assert not first.state_dict()[name].equal(second.state_dict()[name])
+    saved = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    lost = next(n for n in saved if "attention" in n or "attn" in n)
+    safetensors.torch.save_file(
+        {n: t for n, t in saved.items() if n != lost}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    with expect_error(f"lacks '{first.base_model_prefix}", "Network.weights"):
+        Network(f"hf:{tmp_path}", shape, 3, weights="pretrained")
+
+
+def refused(text, place, *network, **more):
+    with expect_error(text, place):
+        Network(*network, **more).build(0)
+
+
+def test_what_a_network_of_a_library_cannot_take_is_one_sentence(folders):
+    for library in ("torchvision", "timm", "transformers"):
+        pytest.importorskip(library)
+    shape = "Network.input_shape"
+    refused("reads 3 channels and the pictures have 1", shape, "torchvision:resnet18", (1, 28, 28), 10)
+    refused(
+        "reads 224×224 pixels and the pictures have 32×32: name the size, torchvision:vit_b_16(image_size=32)",
+        shape,
+        "torchvision:vit_b_16",
+        (3, 32, 32),
+        10,
+    )
+    refused(
+        "name the size, timm:vit_tiny_patch16_224(img_size=32)",
+        shape,
+        "timm:vit_tiny_patch16_224",
+        (1, 32, 32),
+        10,
+    )
+    refused("reads 3 channels and the pictures have 1", shape, f"hf:{folders['vit']}", (1, 32, 32), 10)
+    refused("reads 32×32 pixels and the pictures have 28×28", shape, f"hf:{folders['vit']}", (3, 28, 28), 10)
+    refused("reads 40 pieces of a text at most and was given 41", shape, f"hf:{folders['bert']}", (41,), 2)
+    refused(
+        f"knows {4 + len(WORDS)} pieces and the texts have 99",
+        "Network.vocabulary",
+        f"hf:{folders['bert']}",
+        (9,),
+        2,
+        vocabulary=99,
+    )
+    refused("hf:vit classifies pictures and was given texts", "Network.name", f"hf:{folders['vit']}", (9,), 2)
+    refused(
+        "hf:bert classifies texts and was given pictures",
+        "Network.name",
+        f"hf:{folders['bert']}",
+        (3, 32, 32),
+        2,
+    )
+    refused("timm:resnet18 reads pictures and was given texts", "Network.name", "timm:resnet18", (9,), 2)
+    refused("did you mean 'timm:resnet18'?", "Network.name", "timm:resnet_18", (3, 32, 32), 10)
+    refused("cannot be had (TypeError", "Network.name", "timm:resnet18(colour=3)", (3, 32, 32), 10)
+    refused("it takes no width", "Network.width", "timm:resnet18", (3, 32, 32), 10, width=0.5)
+    refused(
+        "hf:bert has no pre-trained weights here",
+        "Network.weights",
+        "hf:bert(hidden_size=16)",
+        (9,),
+        2,
+        weights="pretrained",
+    )
+    with expect_error("did you mean 'timm'"):
+        Architecture("timn", "resnet18")
+
+
+def test_a_library_that_is_not_there_is_one_sentence_with_its_extra(folders, monkeypatch):
+    names = {"timm": "timm:resnet18", "transformers": f"hf:{folders['bert']}"}
+    for package, name in names.items():
+        with monkeypatch.context() as m:
+            for module in [n for n in sys.modules if n.partition(".")[0] == package]:
+                m.setitem(sys.modules, module, None)
+            m.setitem(sys.modules, package, None)
+            shape = (9,) if package == "transformers" else (3, 32, 32)
+            extra = {"transformers": "hf"}.get(package, package)
+            refused(f"pip install 'lottery_nb[{extra}]'", "Network.name", name, shape, 2)
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "tokenizers", None)
+        with expect_error("pip install 'lottery_nb[hf]'"):
+            reviews(folders["bert"])
+
+
+def test_a_plan_of_such_a_network_is_read_without_its_library(folders, tmp_path):
+    plan = FindPlan(pictures(), "timm:resnet18", **SMALL)
+    write_plan(plan, tmp_path / "timm")
+    write_plan(FindPlan(reviews(), f"hf:{folders['bert']}", weights="pretrained", **SMALL), tmp_path / "hf")
+    code = f"""
+        import sys
+        from lottery_nb.runs.reading import read_plan
+        plans = [read_plan(folder) for folder in ({str(tmp_path / "timm")!r}, {str(tmp_path / "hf")!r})]
+        print([str(p.network) for p in plans], [m for m in ("timm", "transformers", "tokenizers") if m in sys.modules])
+    """
+    said = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "['timm:resnet18', 'hf:bert'] []"
+
+
+def test_weights_of_torchvision_and_their_head_for_thousand_classes(monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(1)
+    state = torchvision.models.mobilenet_v3_small().state_dict()
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: state)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
+    network = Network("torchvision:mobilenet_v3_small", (3, 32, 32), 5, weights="pretrained")
+    model, drawn = network.begun(0)
+    assert drawn == ("classifier.3.weight", "classifier.3.bias")
+    assert all(t.equal(state[n]) for n, t in model.state_dict().items() if n not in drawn)
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with expect_error(
+        "cannot be had (OSError: no route to host): give a file as weights=", "Network.weights"
+    ):
+        Network("torchvision:mobilenet_v3_small", (3, 32, 32), 5, weights="pretrained")
+    with expect_error("lenet-300-100 has no pre-trained weights", "FindPlan.weights"):
+        FindPlan(weights="pretrained")
+
+
+def test_a_folder_of_timm_is_its_name_and_its_weights(tmp_path):
+    timm = pytest.importorskip("timm")
+    sizes = dict(img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2)
+    torch.manual_seed(1)
+    made = timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes)
+    timm.models.save_for_hf(made, tmp_path, model_args=sizes)
+    network = Network(f"timm:{tmp_path}", (3, 32, 32), 3, weights="pretrained")
+    assert network.name.name == "vit_tiny_patch16_224" and same(network.build(1), made.state_dict())
+    assert network.with_(n_classes=4).begun(0)[1] == ("head.weight", "head.bias")
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        (tmp_path / file).unlink(missing_ok=True)
+    with expect_error("there is no file model.safetensors", "Network.weights"):
+        Network(f"timm:{tmp_path}", (3, 32, 32), 3, weights="pretrained")
+    drawn = next(n for n in timm.list_models() if not timm.models.get_pretrained_cfg(n).has_weights)
+    with expect_error(f"timm has no pre-trained weights of {drawn!r}", "Network.weights"):
+        Network(f"timm:{drawn}", (3, 224, 224), 3, weights="pretrained")
+
+
+def test_weights_of_a_network_in_a_plan_are_those_of_the_plan(folders):
+    state = Network(own, SHAPE, 4).build(3).state_dict()
+    inside = FindPlan("digits[0-3]@120", Network(own, SHAPE, 4, weights=state))
+    beside = FindPlan("digits[0-3]@120", Network(own, SHAPE, 4), weights=state)
+    assert inside.hash == beside.hash and beside.weights is None
+    assert replace(beside, seeds=2).network.weights == Weights.of(state)
+
+
+def test_a_target_without_a_tokenizer_is_cut_by_that_of_the_ticket(folders, tmp_path):
+    plan = FindPlan(
+        reviews(folders["bert"]), f"hf:{folders['bert']}", weights="pretrained", **SMALL | dict(controls=())
+    )
+    found = run(plan, tmp_path / "find", "cpu", show=False)
+    (arm, *_) = arms_of(TransferPlan(found.tickets[-1:], [reviews()], start=("rewind",), controls=()))
+    assert arm.domain.vocabulary == reviews(folders["bert"]).vocabulary and arm.domain.vocabulary.borrowed
+    assert arm.domain.train.x.shape[1:] == (12,)
+    with expect_error("fills texts up with piece 1 and hf:bert"):
+        finish(find_tickets(replace(plan, source=reviews(folders["roberta"])), "cpu"))
+
+
+def test_a_domain_by_name_takes_a_tokenizer(folders, monkeypatch):
+    register_domain("films", reviews)
+    there = domain(f"films~hf({folders['bert']}, 9)")
+    assert (
+        there.vocabulary == reviews(folders["bert"]).vocabulary and there.shape == (9,) and not there.portable
+    )
+    assert domain(f"films~hf({folders['bert']})").shape == (40,)
+    with expect_error("has no tokenizer.json"):
+        domain("films~hf(nowhere)")
+    with expect_error("the length of texts=41"):
+        domain(f"films~hf({folders['bert']},41)")
+    DOMAINS.pop("films")

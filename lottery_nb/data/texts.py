@@ -151,6 +151,8 @@ def _check_vocabulary(v: Vocabulary) -> None:
     "Refuse bytes that are no vocabulary, and one whose padding is not piece 0."
     try:
         pad = v.processor.pad_id() if isinstance(v.model, bytes) and v.model else None
+    except LotteryError:  # of a tokenizer, which says more
+        raise
     except (RuntimeError, ValueError, OSError):
         pad = None
     if pad is None:

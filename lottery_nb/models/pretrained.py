@@ -24,7 +24,7 @@ from torch import nn, Tensor
 
 from ..core import check_choice, data, json_in, library, LotteryError, one_text, padding_of
 from .zoo import NETWORKS
-from .weights import read_weights, Weights
+from .weights import Weights
 
 # %% ../../nbs/models/11b_pretrained.ipynb #5df65c6d
 @data
@@ -64,7 +64,8 @@ class Architecture:
 
     def pretrained(self) -> Weights:
         "The weights that it was trained to; refuses an architecture that has none, and weights that cannot be had."
-        with building(self, "give a file as weights=, or fetch them once where there is a network"):
+        remedy = "give a file as weights=, or fetch them once where there is a network"
+        with building(self, remedy, "Network.weights"):
             return FAMILIES[self.family].weights(self)
 
     def __str__(self) -> str:
@@ -86,18 +87,20 @@ FAMILIES: dict[str, Family] = {}
 
 # %% ../../nbs/models/11b_pretrained.ipynb #f0e653e5
 @contextmanager
-def building(a: Architecture, remedy: str = "give other numbers, or another network") -> Iterator[None]:
+def building(
+    a: Architecture,
+    remedy: str = "give other numbers, or another network",
+    place: str = "Network.name",  # the field that a refusal is about
+) -> Iterator[None]:
     "Ask a library for something inside a block: what it raises becomes one sentence."
     try:
         yield
     except LotteryError as e:
-        e.at("Network.name")
+        e.at(place)
         raise
     except Exception as e:
         reason = " ".join(str(e).split())[:200]
-        raise LotteryError(
-            f"{a} cannot be had ({type(e).__name__}: {reason}): {remedy}", "Network.name"
-        ) from e
+        raise LotteryError(f"{a} cannot be had ({type(e).__name__}: {reason}): {remedy}", place) from e
 
 
 def check_known(
@@ -223,13 +226,16 @@ def build_timm(a: Architecture, shape: tuple[int, ...], n_classes: int, vocabula
 
 def timm_weights(a: Architecture) -> Weights:
     folder = Path(a.origin).expanduser()
-    model: Any = timm_model(a, pretrained=not folder.is_dir())
+    if (folder / "config.json").is_file():
+        files = [folder / name for name in ("pytorch_model.bin", "model.safetensors")]
+        return Weights.of(next((file for file in files if file.is_file()), files[-1]))
+    known = library("timm").models.get_pretrained_cfg(a.name)
+    if known is None or not known.has_weights:
+        raise LotteryError(f"timm has no pre-trained weights of {a.name!r}: give a file as weights=")
+    model: Any = timm_model(a, pretrained=True)
     heads = model.default_cfg.get("classifier") or ()
-    drawn = (
-        [f"{h}.*" for h in ([heads] if isinstance(heads, str) else heads)] if model.num_classes == 0 else []
-    )
-    held = read_weights(folder / "model.safetensors") if folder.is_dir() else model.state_dict()
-    return Weights.of(held, drawn)
+    names = [heads] if isinstance(heads, str) else heads
+    return Weights.of(model, [f"{name}.*" for name in names if model.num_classes == 0])
 
 
 FAMILIES["timm"] = Family(read_timm, build_timm, timm_weights)
