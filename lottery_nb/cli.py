@@ -106,6 +106,8 @@ def value_from(
         return text
     if f.name == "seeds":
         return numbers(text)
+    if f.name == "weights":
+        return None if text == "none" else text
     if f.name == "layer_fractions":
         shares = (part.partition("=") for part in words(text))
         return {name: number_from(share, f) for name, _, share in shares}

@@ -8,7 +8,7 @@ __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'Lo
            'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'free_memory',
            'processor_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of',
            'fields_text', 'Records', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical',
-           'one_text', 'from_plain', 'density_text', 'time_text']
+           'one_text', 'from_plain', 'density_text', 'time_text', 'library', 'json_in', 'padding_of']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -637,3 +637,38 @@ def time_text(
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+# %% ../nbs/00_core.ipynb #fecb6886
+def library(
+    name: str,  # of a package
+    extra: str = "",  # of this package, which brings it; '': of the same name
+) -> Any:
+    "A package, imported now; refuses one that is not there, with the line that installs it."
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        remedy = f"pip install 'lottery_nb[{extra or name}]'"
+        raise LotteryError(f"{name} is not installed here ({e}): {remedy}") from None
+
+# %% ../nbs/00_core.ipynb #d4efc655
+def json_in(
+    path: Path,  # of a JSON file that another library wrote
+) -> dict[str, Any]:
+    "The dictionary in a JSON file; refuses anything else."
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        reason = " ".join(str(e).split())[:100]
+        raise LotteryError(f"{path} cannot be read as JSON ({reason}): use a fresh copy") from None
+    if isinstance(said, dict):
+        return said
+    raise LotteryError(f"{path} holds {type(said).__name__}, not a dictionary: use a fresh copy")
+
+
+def padding_of(
+    config: Mapping[str, Any],  # of transformers, as in config.json
+) -> int:
+    "The number of the piece that fills up short texts: the padding that a config names, else the end of a text, else 0."
+    size = config.get("vocab_size", math.inf)
+    known = (config.get(key) for key in ("pad_token_id", "eos_token_id"))
+    return next((n for n in known if isinstance(n, int) and 0 <= n < size), 0)

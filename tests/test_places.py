@@ -54,6 +54,7 @@ FIND_PLAN = dict(
     controls=("re-init",),
     floor=2,
     rates=(0,),
+    weights="nowhere.safetensors",
 )
 TRANSFER_PLAN = dict(
     tickets=("a.safetensors",),
@@ -76,6 +77,7 @@ NETWORK = dict(
     head="tail",
     head_layer="nowhere",
     vocabulary=1,
+    weights="nowhere.safetensors",
 )
 UNCHECKED = {"Recipe.nesterov"}  # any value is as good as True or False
 

@@ -37,6 +37,7 @@ from lottery_nb.data.readers import (
     to_size,
 )
 from .texts import read_table, to_texts
+from .texts import tokenizer as tokenizer_in
 from .names import check_name, DomainName, written
 from .domains import check_shape, Domain, read_raw
 
@@ -394,6 +395,11 @@ def from_texts(
     classes: Sequence[str] | None = None,  # names of the classes in the order of the labels
     name: str = "own",  # what tables and files call it
     validation: float = 0.1,  # share of each training class that validates, above 0 and at most 0.5
+    tokenizer: str
+    | Path
+    | None = None,  # folder of a Hugging Face model whose tokenizer cuts them; None: pieces of their own
+    length: int
+    | None = None,  # pieces of a text that such a model reads; None: as many as it can, 500 at most
 ) -> Domain:
     "A domain of your own texts; everything in them is checked now (`LotteryError`)."
 
@@ -403,8 +409,10 @@ def from_texts(
             return found
         raise LotteryError(f"{what} holds no texts: give at least two of each class")
 
+    cut_by = None if tokenizer is None else tokenizer_in(tokenizer, length)
     held = test and (rows(test[0], f"the test split of {name}"), test[1])
-    return own_domain(rows(x, name), y, held, classes, name, validation)
+    made = own_domain(rows(x, name), y, held, classes, name, validation)
+    return made.tokenised(*cut_by) if cut_by else made
 
 # %% ../../nbs/data/09_own.ipynb #e392a135
 def file_of(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD', 'UNKNOWN', 'PIECES', 'LENGTH', 'COVERAGE', 'SENTENCEPIECE', 'to_texts', 'read_table', 'Vocabulary',
-           'train_vocabulary', 'cut', 'encode', 'decode_pieces', 'kept_vocabulary', 'piece_counts', 'shared_pieces']
+           'train_vocabulary', 'cut', 'encode', 'decode_pieces', 'tokenizer', 'kept_vocabulary', 'piece_counts',
+           'shared_pieces']
 
 # %% ../../nbs/data/04_texts.ipynb #426a1311
 import importlib.metadata
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..core import check_number, fingerprint, LotteryError
 from ..files import read_tensors, write_tensors
 from .readers import cache_folder, Texts
+from .tokenizers import read_tokenizer, Tokenizer
 
 # %% ../../nbs/data/04_texts.ipynb #96bc90e2
 def to_texts(
@@ -90,14 +92,21 @@ SENTENCEPIECE: dict[str, Any] = {
 class Vocabulary:
     "Numbered pieces, and how a text is cut into them; two with the same bytes are equal."
 
-    model: bytes  # of SentencePiece
+    model: bytes  # of SentencePiece, or of `read_tokenizer`
 
     def __post_init__(self):
         _check_vocabulary(self)
 
+    @property
+    def borrowed(self) -> bool:
+        "Whether it is the tokenizer of a pre-trained model."
+        return self.model[:1] == b"{"
+
     @cached_property
     def processor(self) -> Any:
-        "SentencePiece's own object."
+        "SentencePiece's own object, or what answers as it does."
+        if self.borrowed:
+            return Tokenizer(self.model)
         import sentencepiece  # here, and not above: a machine that only trains on pictures does without it
 
         return sentencepiece.SentencePieceProcessor(model_proto=self.model)
@@ -111,6 +120,11 @@ class Vocabulary:
     def pieces(self) -> tuple[str, ...]:
         "All pieces by number; '▁' is the space before a word."
         return tuple(self.processor.id_to_piece(list(range(len(self)))))
+
+    @property
+    def padding(self) -> int:
+        "The number of the piece that fills up short texts."
+        return self.processor.pad_id()
 
     def tensor(self) -> Tensor:
         "The content as a tensor for a file, uint8 [bytes]."
@@ -138,13 +152,15 @@ def _check_vocabulary(v: Vocabulary) -> None:
     "Refuse bytes that are no vocabulary, and one whose padding is not piece 0."
     try:
         pad = v.processor.pad_id() if isinstance(v.model, bytes) and v.model else None
+    except LotteryError:  # of a tokenizer, which says more
+        raise
     except (RuntimeError, ValueError, OSError):
         pad = None
     if pad is None:
         raise LotteryError(
             f"{len(v.model) if isinstance(v.model, bytes) else v.model!r:.40} bytes are no SentencePiece model: give the content of a .model file, or train a vocabulary"
         )
-    if (pad, v.processor.unk_id()) != (PAD, UNKNOWN):
+    if not v.borrowed and (pad, v.processor.unk_id()) != (PAD, UNKNOWN):
         raise LotteryError(
             f"the vocabulary has padding as piece {pad} and unknown as piece {v.processor.unk_id()}: train it with pad_id={PAD} and unk_id={UNKNOWN}"
         )
@@ -174,10 +190,16 @@ def train_vocabulary(
     return Vocabulary(made.getvalue())
 
 # %% ../../nbs/data/04_texts.ipynb #8b8f3c16
-def cut(vocabulary: Vocabulary, texts: Texts) -> list[list[int]]:
+def cut(
+    vocabulary: Vocabulary,
+    texts: Texts,  # N
+    length: int
+    | None = None,  # pieces that are kept of a text by a tokenizer, which keeps its marks at the ends
+) -> list[list[int]]:
     "The piece numbers of each text, of any number."
-    threads = torch.get_num_threads()
-    return vocabulary.processor.encode(list(texts.rows), num_threads=threads) if len(texts) else []
+    how: dict[str, Any] = {"num_threads": torch.get_num_threads()}
+    how |= {"length": length} if vocabulary.borrowed else {}
+    return vocabulary.processor.encode(list(texts.rows), **how) if len(texts) else []
 
 
 def encode(
@@ -186,8 +208,8 @@ def encode(
     length: int = LENGTH,  # pieces that are kept of a text, from its start
 ) -> Tensor:
     "Piece numbers, int32 [N, length], filled up with padding."
-    out = np.full((len(texts), length), PAD, np.int32)
-    for row, ids in zip(out, cut(vocabulary, texts), strict=True):
+    out = np.full((len(texts), length), vocabulary.padding, np.int32)
+    for row, ids in zip(out, cut(vocabulary, texts, length), strict=True):
         row[: min(len(ids), length)] = ids[:length]
     return torch.from_numpy(out)
 
@@ -197,7 +219,19 @@ def decode_pieces(
     row: Tensor,  # piece numbers [L]
 ) -> str:
     "The text that a row of piece numbers says, without its padding."
-    return vocabulary.processor.decode(row[row != PAD].tolist())
+    return vocabulary.processor.decode(row[row != vocabulary.padding].tolist())
+
+# %% ../../nbs/data/04_texts.ipynb #a7cbff40
+def tokenizer(
+    folder: str | Path,  # of a Hugging Face model, with tokenizer.json
+    length: int
+    | None = None,  # pieces of a text that are read; None: `LENGTH`, or as many as the model has places for
+) -> tuple[Vocabulary, int]:
+    "The vocabulary of a pre-trained model, and how many pieces of a text to read; `domain.tokenised` takes both."
+    content, longest = read_tokenizer(folder)
+    if length is not None:
+        check_number(length, "the length of texts", 1, longest, whole=True)
+    return Vocabulary(content), length or int(min(LENGTH, longest))
 
 # %% ../../nbs/data/04_texts.ipynb #5b731ef6
 def kept_vocabulary(

@@ -19,7 +19,7 @@ from torch import nn
 from ..core import canonical, check_choice, fingerprint, LotteryError
 from ..events import Event, Layout
 from ..data.domains import Domain
-from ..models.network import frozen_by_author, Network
+from ..models.network import frozen_by_author, Network, padding_in
 from ..pruning.masks import Mask
 from ..rewinding.snapshots import check_fit, held, Snapshot
 from .recipes import Recipe
@@ -109,6 +109,11 @@ def _check_texts(a: Arm) -> None:
     if a.network.vocabulary != pieces:
         raise LotteryError(
             f"domain {d.name} has {pieces or 'no'} pieces and {a.network} reads {a.network.vocabulary or 'pictures'}: use domain.tokenised(vocabulary) and a network for it"
+        )
+    given, takes = d.vocabulary.padding if d.vocabulary else 0, padding_in(a.network)
+    if takes not in (None, given):
+        raise LotteryError(
+            f"domain {d.name} fills texts up with piece {given} and {a.network} takes piece {takes} for padding: cut the texts with the model's own tokenizer"
         )
 
 # %% ../../nbs/engine/22_arms.ipynb #2f2719b4

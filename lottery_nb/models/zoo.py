@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'EXTRA_PARAMETERS', 'NETWORKS', 'CONV_STAGES', 'VGG_STAGES', 'RESNET_STAGES', 'WINDOWS', 'scaled',
-           'image_shape', 'initialise', 'MLPHead', 'make_head', 'with_head', 'lenet', 'logistic', 'conv_stages',
-           'conv_net', 'vgg', 'Residual', 'conv_norm', 'residual', 'resnet', 'Windows', 'TextCNN', 'text_cnn',
-           'made_here']
+           'image_shape', 'initialise', 'MLPHead', 'make_head', 'with_head', 'Networks', 'lenet', 'logistic',
+           'conv_stages', 'conv_net', 'vgg', 'Residual', 'conv_norm', 'residual', 'resnet', 'Windows', 'TextCNN',
+           'text_cnn', 'made_here']
 
 # %% ../../nbs/models/11_zoo.ipynb #e7793e46
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn, Tensor
 
-from ..core import check_choice, LotteryError, Registry
+from ..core import check_choice, LotteryError, READING, Registry
 
 # %% ../../nbs/models/11_zoo.ipynb #f2bbd8b2
 def scaled(
@@ -96,7 +97,29 @@ def with_head(
     return model
 
 # %% ../../nbs/models/11_zoo.ipynb #26a21754
-NETWORKS = Registry("network")
+class Networks(Registry):
+    "Factories by name, and families of them: 'family:name' is read by the family."
+
+    def __init__(self):
+        super().__init__("network")
+        self.families: dict[str, Callable[[str], Callable]] = {}  # name -> reader of what stands behind it
+
+    def __missing__(self, name):
+        family, _, rest = name.partition(":") if isinstance(name, str) else ("", "", "")
+        if family in self.families and rest and not READING.get():
+            return self.families[family](rest)
+        return super().__missing__(name)
+
+    def keep(
+        self,
+        value: Any,  # a name, a `Reference`, a function of the user's, or what a family reads
+    ) -> Any:
+        "The value as a plan keeps it; a name of a family as what the family reads."
+        known = isinstance(value, str) and value.partition(":")[0] in self.families and ":" in value
+        return self[value] if known else super().keep(value)
+
+
+NETWORKS = Networks()
 "Factories `(input_shape, n_classes, width=1.0, head='linear') -> nn.Module` by name."
 
 # %% ../../nbs/models/11_zoo.ipynb #e75f9b6f

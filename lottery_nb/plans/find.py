@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from ..core import about, canonical, check_choice, check_number, data, field_in, fingerprint
 from ..core import generator, global_seed, LotteryError, pick_device
 from ..core import function_of, READING, seed_for, setting
-from ..events import Event, FewPrunable, LayersEmpty, Planned, RoundDone, TicketFound
+from ..events import Event, FewPrunable, LayersEmpty, Planned, RoundDone, TicketFound, WeightsGiven
 from ..data.domains import Domain, domain, for_plan
 from ..models.zoo import NETWORKS
 from ..models.uses import made_plain, parametrised
@@ -35,6 +35,7 @@ from lottery_nb.models.network import (
     prunable,
     reason_of,
     run_once,
+    weights_for,
     what_each_does,
 )
 from ..pruning.masks import Mask
@@ -128,11 +129,22 @@ def _check_kinds(p: "FindPlan") -> None:
             raise LotteryError(f"FindPlan.{name}={value!r}: {FIELD_KINDS[name]}", f"FindPlan.{name}")
 
 
+def _keep_weights(p: "FindPlan") -> None:
+    "Hold given weights by their content; a `Network` has them itself."
+    if not isinstance(p.network, Network):
+        object.__setattr__(p, "weights", weights_for(p.weights, p.network))
+    elif p.weights is not None:
+        object.__setattr__(p, "network", p.network.with_(weights=p.weights))
+        object.__setattr__(p, "weights", None)
+
+
 def _keep_names(p: "FindPlan") -> None:
     "Hold each name against its registry, and keep what a plan can write: names, and references to code."
     for name, registry in (("network", NETWORKS), ("criterion", CRITERIA), ("scope", SCOPES)):
         with about(f"FindPlan.{name}"):
             object.__setattr__(p, name, registry.keep(Given.kept(getattr(p, name))))
+    with about("FindPlan.weights"):
+        _keep_weights(p)
     with about("FindPlan.controls"):
         object.__setattr__(p, "controls", tuple(CONTROLS.keep(control) for control in p.controls))
     object.__setattr__(p, "rewind", POINTS.keep(p.rewind))
@@ -234,6 +246,11 @@ class FindPlan:
         default=(),
         later=True,
     )
+    weights: Any = setting(
+        "what every seed starts from: a file of weights, 'pretrained' for a network of a library; none: drawn",
+        default=None,
+        later=True,
+    )
 
     def __post_init__(self):
         _check_find(self)
@@ -259,7 +276,7 @@ def _layer(layer: str, head: tuple[str, ...], model: nn.Module) -> tuple[str, ..
 def _network_for(plan: FindPlan, fits: Mapping[str, Any]) -> Network:
     "The plan's network in the shape of its domain."
     given = plan.network
-    return given.with_(**fits) if isinstance(given, Network) else Network(given, **fits)
+    return given.with_(**fits) if isinstance(given, Network) else Network(given, weights=plan.weights, **fits)
 
 
 def _fits(there: Domain) -> dict[str, Any]:
@@ -349,7 +366,8 @@ class Search:
             self.domain = domain(plan.source)
             fits = _fits(self.domain) | {"width": plan.width}
         with about("FindPlan.network"):
-            self.network = _network_for(plan, fits)
+            self.given = _network_for(plan, fits)
+            self.network = self.given.architecture  # of which everything is drawn but θ0
             check_size(self.network, COPIES)
             _check_given(self.network)
             model = self.network.build(0)
@@ -387,6 +405,12 @@ class Search:
         "The mask that keeps every weight that the plan may prune."
         return Mask.dense({n: model.get_parameter(n) for n in self.names})
 
+    def weights_given(self) -> Iterator[WeightsGiven]:
+        "What the networks start from, where that is given."
+        if weights := self.given.weights:
+            model, drawn = self.given.begun(0)
+            yield WeightsGiven(weights.content, len(model.state_dict()) - len(drawn), list(drawn))
+
     def planned(self) -> Planned:
         "How much the plan trains."
         plan, more = self.plan, len(self.plan.rates)
@@ -409,6 +433,7 @@ class Search:
         "What is said before anything is trained."
         if self.prunable < SMALL_SHARE * self.parameters:
             yield FewPrunable(self.prunable, self.parameters, self.left_out)
+        yield from self.weights_given()
 
 # %% ../../nbs/plans/28_find.ipynb #0cce8589
 @dataclass(eq=False)
@@ -561,7 +586,7 @@ def _dense_arm(search: Search, seed: int, rate: float | None = None) -> Arm:
     role = at_rate("dense", rate) if rate else "dense"
     recipe, tags = _recipe_of(search, False, rate), _tags(search.domain, role, FRESH.name, 0, 1.0, seed)
     wants = dict(returns_weights=False) if rate else dict(capture=(search.point or 0,))
-    begins = (recipe, seed, fresh(search.network, seed))
+    begins = (recipe, seed, fresh(search.given, seed))
     return Arm(f"r00/{role}/s{seed}", search.network, search.domain, *begins, tags=tags, **wants)  # type: ignore[arg-type]
 
 # %% ../../nbs/plans/28_find.ipynb #44c64e86

@@ -20,6 +20,7 @@ from ..core import canonical, check_choice, check_number, fingerprint, from_plai
 from ..core import Reference, to_plain, Unreadable
 from ..files import read_tensors, reading, RunFolder, safe_child, write_tensors
 from ..data.texts import Vocabulary
+from ..models.pretrained import Architecture
 from ..models.network import Network
 from ..pruning.masks import Mask
 from ..rewinding.snapshots import check_fit, fresh, Snapshot, snapshot_from
@@ -69,6 +70,9 @@ class Ticket:
     plan: str = ""  # hash of the plan that found it
     version: str = __version__  # of this package
     vocabulary: Vocabulary | None = None  # that cuts its texts; None: it reads pictures
+
+    def __post_init__(self):  # weights that the network was given are its snapshots here
+        object.__setattr__(self, "network", self.network.architecture)
 
     @property
     def name(self) -> str:
@@ -271,7 +275,7 @@ def _checked(t: Ticket) -> Ticket:
         raise LotteryError(
             "its vocabulary is not the one that its network reads: the file is damaged, use a fresh copy"
         )
-    if not isinstance(t.network.name, (str, Reference)):
+    if not isinstance(t.network.name, (str, Reference, Architecture)):
         raise LotteryError("its network has no name: the file is damaged, use a fresh copy")
     for snapshot in t.snapshots.values():
         t.mask.apply(snapshot.weights)

@@ -191,7 +191,7 @@ def fresh(
     seed: int,  # the experiment's seed
     *purpose: str | int,  # nothing for θ0 itself, 'reinit' for a draw that differs from it
 ) -> Snapshot:
-    "Freshly initialised weights and batch-norm statistics at step 0, without optimizer state; θ0 of a network that was given with its weights is these."
+    "Initial weights and batch-norm statistics at step 0, without optimizer state: θ0, which are the weights that the network is given, if any; for a purpose always drawn."
     return Snapshot.of(
         network.build(seed_for(seed, *purpose), drawn=True) if purpose else network.build(seed)
     )
