@@ -272,9 +272,14 @@ class Schedule:
         return self.densities[round]
 
     @property
+    def known(self) -> bool:
+        "Whether its densities can be told without importing anything."
+        return self.kind in SCHEDULES or "densities" in self.__dict__
+
+    @property
     def code(self) -> str:
         "Python that makes it: a call of this module's function for the kind, or of `Schedule`."
-        record = None if isinstance(self.kind, Reference) else SCHEDULES.find(self.kind)
+        record = SCHEDULES.get(self.kind) if isinstance(self.kind, str) else None
         if not record or not record.written:
             return f"Schedule({str(self.kind)!r}, {self.rounds}, {self.numbers})"
         if record.listed:
@@ -285,7 +290,7 @@ class Schedule:
 
     def __str__(self) -> str:
         rounds = f"{self.rounds} round{'s' * (self.rounds > 1)}"
-        if self.kind not in SCHEDULES and "densities" not in self.__dict__:
+        if not self.known:
             return f"{self.kind}{self.numbers}, {rounds}"  # to show a plan imports nothing
         return f"{self.kind}, {rounds} to {self.densities[-1]:.3%} density"
 

@@ -26,7 +26,16 @@ from ..pruning.masks import Mask
 from ..rewinding.controls import CONTROLS, role_of, TICKET
 from ..plans.transfer import trained_from
 from ..runs.log import layers_frame
-from ..results.style import TRANSFER_LABELS, broken, DASHES, density_axis, faint, level_axis, styled, text_of
+from lottery_nb.results.style import (
+    TRANSFER_LABELS,
+    broken,
+    DASHES,
+    density_axis,
+    faint,
+    level_axis,
+    styled,
+    text_of,
+)
 from ..results.plots import accuracy_plot, layer_density_plot, transfer_curves, transfer_plot
 from .follow import Curve, Follower, POINTS
 
@@ -114,7 +123,8 @@ def _done_accuracy(f: Follower) -> go.Figure:
         about = "the first network is training: dots are its epochs"
         fig = styled(go.Figure(), "Accuracy against density", about)
         fig.update_yaxes(**level_axis("accuracy", split), range=[0, 100])
-    densities = pd.Series(plan.schedule.densities) if hasattr(plan, "schedule") else frame["density"]
+    planned = hasattr(plan, "schedule") and plan.schedule.known  # to look at a run imports nothing
+    densities = pd.Series(plan.schedule.densities) if planned else frame["density"]
     if len(fig.data) or not len(frame):
         reach_to(fig, density_axis(densities))
     return fig
