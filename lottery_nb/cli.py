@@ -21,12 +21,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, Field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, TYPE_CHECKING
 
 from . import __version__
-from .core import check_choice, entries_of, LotteryError, named, names_of
+from .core import check_choice, entries_of, LotteryError, named, names_of, quietly
 
 if TYPE_CHECKING:
     from lottery_nb.engine.recipes import Recipe
@@ -208,6 +209,7 @@ class Command:
     example: str  # a line that parses
     flags: tuple[str | dict, ...] = ()  # names of groups in `shipped`, and flags of its own
     note: str = ""  # stands behind the example in its help
+    reads: bool = False  # it only reads: nothing that a file names is imported
 
 
 COMMANDS: dict[str, Command] = {}
@@ -218,11 +220,12 @@ def command(
     example: str,  # a line that parses
     *flags: str | dict,  # names of groups in `shipped`, and flags of its own
     note: str = "",  # stands behind the example in its help
+    reads: bool = False,  # it only reads: nothing that a file names is imported
 ) -> Callable:
     "Decorator that registers `NAME_command` as `lottery NAME`."
 
     def add(call: Callable) -> Callable:
-        COMMANDS[call.__name__.removesuffix("_command")] = Command(call, meaning, example, flags, note)
+        COMMANDS[call.__name__.removesuffix("_command")] = Command(call, meaning, example, flags, note, reads)
         return call
 
     return add
@@ -258,7 +261,8 @@ def main(
     args = make_parser().parse_args(line[:ours])
     args.rest = [word for word in line[ours:] if word != "--"]
     try:
-        return args.call(args)
+        with quietly() if COMMANDS[args.command].reads else nullcontext():
+            return args.call(args)
     except (LotteryError, OSError) as e:
         print(f"lottery {args.command}: {e}", file=sys.stderr)
         return 2
@@ -298,7 +302,7 @@ def trained(plan: Any, args: argparse.Namespace, out: str | None = None) -> int:
     "Run a plan as the flags say, and show its table."
     from lottery_nb.runs.writing import run
 
-    how = (args.device, not args.quiet, args.layout, args.listen, args.executor)
+    how = (args.device, not args.quiet, args.layout, args.listen, args.executor, args.trust)
     return tell(run(plan, out or args.out, *how))
 
 
@@ -379,6 +383,10 @@ def tickets_at(
     " --start source-trained,fresh --body frozen",
     flag("run", "folder of a find run, or a ticket file"),
     ROUNDS,
+    flag(
+        "--network",
+        "package.module:name that makes the tickets' network, where the source of their own has moved",
+    ),
     "TransferPlan",
     "Recipe",
     *TRAINS,
@@ -388,6 +396,8 @@ def transfer_command(args: argparse.Namespace) -> int:
     from lottery_nb.plans.transfer import TransferPlan
 
     tickets = tickets_at(args.run, args.rounds)
+    if args.network:
+        tickets = [t.made_by(args.network) for t in tickets]
     recipe = recipe_from(args, tickets[0].recipe)
     return trained(TransferPlan(tickets, recipe=recipe, **fields_from(args, TransferPlan)), args)
 
@@ -410,6 +420,7 @@ def write_csv(
     RUN,
     flag("--csv", "write the tidy results", metavar="FILE"),
     flag("--report", "write a self-contained HTML page", metavar="FILE"),
+    reads=True,
 )
 def show_command(args: argparse.Namespace) -> int:
     "Show a run; write its results as CSV or as a report."
@@ -431,6 +442,7 @@ def show_command(args: argparse.Namespace) -> int:
     flag("run", "folder of a find run"),
     flag("folder", "where to put the ticket files"),
     ROUNDS,
+    reads=True,
 )
 def export_command(args: argparse.Namespace) -> int:
     "Copy the tickets of a run, each into a file of its own."
@@ -509,7 +521,8 @@ def run_command(args: argparse.Namespace) -> int:
     plan, folder = read_plan(args.plan), args.out or args.plan
     if not args.background:
         return trained(plan, args, folder)
-    return stands(start(plan, folder, args.device, args.layout, args.listen, args.executor))
+    how = (args.device, args.layout, args.listen, args.executor, args.trust)
+    return stands(start(plan, folder, *how))
 
 # %% ../nbs/65_cli.ipynb #233bc473
 @command(
@@ -528,7 +541,8 @@ def resume_command(args: argparse.Namespace) -> int:
     "Take up a run in the background."
     from lottery_nb.runs.workers import resume
 
-    return stands(resume(args.run, args.device, listeners=args.listen, executor=args.executor))
+    how = dict(listeners=args.listen, executor=args.executor, trust=args.trust)
+    return stands(resume(args.run, args.device, **how))
 
 
 @command("stop a run; it can be taken up again", "lottery stop lottery-runs/find-digits-1a2b3c4d", RUN)
@@ -550,7 +564,9 @@ def pause_command(args: argparse.Namespace) -> int:
     return 0
 
 
-@command("how a run stands, and why it failed", "lottery status lottery-runs/find-digits-1a2b3c4d", RUN)
+@command(
+    "how a run stands, and why it failed", "lottery status lottery-runs/find-digits-1a2b3c4d", RUN, reads=True
+)
 def status_command(args: argparse.Namespace) -> int:
     "Say how a run stands, and why it failed."
     from lottery_nb.runs.reading import Run
@@ -567,6 +583,7 @@ def status_command(args: argparse.Namespace) -> int:
     "list the runs of a folder",
     "lottery runs",
     flag("folder", "folder of runs (default: LOTTERY_RUNS or lottery-runs)", nargs="?"),
+    reads=True,
 )
 def runs_command(args: argparse.Namespace) -> int:
     "List the runs of a folder."

@@ -1,11 +1,14 @@
 """One thread for each process: set before anything imports torch, so that parallel tests do not fight for cores."""
 
 import os
+import tempfile
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")
+OWN = tempfile.TemporaryDirectory(prefix="lottery-config-")  # tests leave the user's own folder alone
+os.environ["LOTTERY_CONFIG"] = os.path.join(OWN.name, "config")
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -43,7 +43,7 @@ def test_errors_names_and_events_need_neither_torch_nor_pandas():
 
 
 GONE = {  # what had no use outside the package: tables and steps that are methods, fields or records now
-    "core": ("StackState",),
+    "core": ("StackState", "source_of"),
     "domains": ("Loaded", "Served", "Shown", "Adaptable", "Planned", "Kind"),
     "runs": ("TYPES", "WORDS", "sound", "plan_text"),
     "follow": ("images_done", "told"),

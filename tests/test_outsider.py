@@ -15,7 +15,7 @@ from tiny import of, within
 
 from lottery_nb.cli import main
 from lottery_nb.core import canonical, from_plain, LotteryError, Reference
-from lottery_nb.events import event_from, EVENTS
+from lottery_nb.events import event_from, EVENTS, Unknown
 from lottery_nb.data.builtin import DOMAINS
 from lottery_nb.engine.executors import EXECUTORS
 from lottery_nb.workbench.forms import FIND, find_plan, refusals
@@ -181,10 +181,14 @@ def test_a_worker_runs_it_and_logs_it(how, found, plan):
     assert heard == [type(e).__name__ for e in found.events]
 
 
-def test_an_event_is_read_back_by_its_entry_point():
+def test_an_event_is_read_back_where_its_package_was_imported():
     sys.modules.pop("outsider.parts", None)
     EVENTS.pop("GroupBegan", None)
-    read = event_from('{"t":1.5,"event":"GroupBegan","place":0,"arms":["a"]}')
+    line = '{"t":1.5,"event":"GroupBegan","place":0,"arms":["a"]}'
+    assert "GroupBegan" in EVENTS.names and event_from(line) == Unknown("GroupBegan", dict(place=0, arms=["a"]))
+    assert "outsider.parts" not in sys.modules  # a log imports nothing
+    assert EVENTS["GroupBegan"].__module__ == "outsider.parts"  # asking for it does
+    read = event_from(line)
     assert (
         type(read).__module__ == "outsider.parts"
         and read.says() == "group 0 begins, with a"

@@ -96,9 +96,14 @@ def run_flags() -> list[dict[str, Any]]:
     )
     listen = {"action": "append", "names": list(LISTENERS), "kind": LISTENERS.kind}
     executor = {"default": "auto", "names": list(EXECUTORS), "kind": EXECUTORS.kind}
+    allowed = (
+        "a module or package whose functions a plan, ticket or run folder from elsewhere may name, may be given "
+        "again (default: those in LOTTERY_TRUST)"
+    )
     return [
         flag("--listen", heard, metavar="NAME", **listen),
         flag("--executor", sent, metavar="NAME", **executor),
+        flag("--trust", allowed, metavar="MODULE", action="append", default=[]),
     ]
 
 

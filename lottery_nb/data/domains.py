@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core import BY_IMPORT, check_number, DATA, fingerprint, LotteryError, T, to_plain
+from ..core import BY_IMPORT, check_number, DATA, fingerprint, LotteryError, READING, T, to_plain
 from .readers import data_folders, Raw, Texts
 from .texts import COVERAGE, encode, kept_vocabulary, PIECES, tokenizer, Vocabulary
 
@@ -410,7 +410,7 @@ def for_plan(
 ) -> "str | Domain":
     "A domain as a plan keeps it: its name where every process can read it by that, else the domain with its data, and its vocabulary where that is made of other data too."
     found = domain(source)
-    if found.portable:
+    if found.portable or READING.get() and isinstance(source, str):
         return source
     pieces = found.pieces or (found.vocabulary if found.spec.reading and found.spec.reading.domains else None)
     return replace(found, raw=found.raw or read_raw(found.spec.base, data_folders()), pieces=pieces)

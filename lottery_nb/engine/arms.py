@@ -19,6 +19,7 @@ from torch import nn
 from ..core import canonical, check_choice, fingerprint, LotteryError
 from ..events import Event, Layout
 from ..data.domains import Domain
+from ..models.zoo import NETWORKS
 from ..models.network import frozen_by_author, Network, padding_in
 from ..pruning.masks import Mask
 from ..rewinding.snapshots import check_fit, held, Snapshot
@@ -259,18 +260,19 @@ def identity(
     device: torch.device,
     threads: int,  # on a CPU
 ) -> str:
-    "Hash of what decides the outcome of an arm: network, mask, start, frozen parts, data, recipe, seed, and where it is computed; '' for a network without a name."
+    "Hash of what decides the outcome of an arm: network with the code that it reaches, mask, start, frozen parts, data, recipe, seed, and where it is computed; '' for a network without a name."
     try:
         network = canonical(arm.network)
     except LotteryError:
         return ""
+    code = "" if arm.network.built_in else NETWORKS.code(arm.network.name, packages=True)
     mask = arm.mask.fingerprint if arm.mask is not None else "dense"
     data, recipe = _data_of(arm.domain), canonical(arm.recipe)
     what = (network, mask, arm.start.fingerprint, *sorted(arm.frozen), arm.norm, data, recipe, arm.seed)
     given = (repr(sorted(arm.capture)), arm.returns_weights)
     shares = threads if device.type == "cpu" else 0
     where = (device.type, str(torch.__version__), shares, precision_of(arm, device), engine_of(arm))
-    return fingerprint(*what, *given, *where)
+    return fingerprint(*what, *given, *where, *([code] if code else []))
 
 # %% ../../nbs/engine/22_arms.ipynb #ce4e5bad
 @dataclass(frozen=True, eq=False)

@@ -7,18 +7,19 @@ __all__ = ['PLAIN', 'TICKET_STARTS', 'ORIGIN', 'Ticket', 'is_whole']
 
 # %% ../../nbs/plans/27_tickets.ipynb #1258b31b
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn, Tensor
 
 from .. import __version__
 from ..core import canonical, check_choice, check_number, fingerprint, from_plain, LotteryError
-from ..core import Reference, to_plain, Unreadable
+from ..core import quietly, Reference, to_plain, Unreadable
 from ..files import read_tensors, reading, RunFolder, safe_child, write_tensors
+from ..trust import recall, remember
 from ..data.texts import Vocabulary
 from ..models.pretrained import Architecture
 from ..models.network import Network
@@ -64,7 +65,9 @@ class Ticket:
     recipe: Recipe  # that it was found with
     source: str  # name of the domain that it was found on
     domain: str  # fingerprint of that domain's content
-    norm: tuple  # the domain's mean and standard deviation by channel, of pixels in 0..1
+    norm: tuple[
+        tuple[float, ...], ...
+    ]  # the domain's mean and standard deviation by channel, of pixels in 0..1
     round: int
     seed: int
     plan: str = ""  # hash of the plan that found it
@@ -117,20 +120,34 @@ class Ticket:
         n_classes: int | None = None,  # of a new head; None: as many as the ticket's network has
         head: str | None = None,  # a new head, 'linear' or 'mlp'; None: of the same kind
         channels: int | None = None,  # of the pictures; None: as many as its network reads. Their size stays
+        network: str
+        | Callable
+        | None = None,  # a factory of the same weights, where the ticket's own has moved
     ) -> Beginning:
         "Network, mask and starting point (not masked), with a new head drawn from the ticket's seed where one is asked for, and its first layer adapted to other channels; as found where nothing is."
-        begin = Beginning(self.network, self.mask, self.start(start), self.seed, self.round)
+        moved = self if network is None else self.made_by(network)
+        begin = Beginning(moved.network, self.mask, self.start(start), self.seed, self.round)
         return _refitted(begin, n_classes, head, channels)
 
     def model(
         self,
-        start: str = "rewind",  # these four as in `fitted`
+        start: str = "rewind",  # these five as in `fitted`
         n_classes: int | None = None,
         head: str | None = None,
         channels: int | None = None,
+        network: str | Callable | None = None,
     ) -> nn.Module:
         "A plain network with the ticket's weights, pruned ones at +0; batch norm is that of the starting point, and the head unless a new one is asked for."
-        return self.fitted(start, n_classes, head, channels).model()
+        return self.fitted(start, n_classes, head, channels, network).model()
+
+    def made_by(
+        self,
+        network: str | Callable,  # a name, 'package.module:name' or a factory
+    ) -> "Ticket":
+        "The same ticket with another factory of its network, where the source of its own has moved or changed; refuses one that does not make the same weights."
+        moved = replace(self, network=self.network.with_(name=network))
+        check_fit(moved.network.skeleton(), self.start())
+        return moved
 
     def save(
         self,
@@ -140,13 +157,18 @@ class Ticket:
         | None = None,  # a folder that keeps each snapshot once, for many tickets; None: all in one file
     ) -> Path:
         "Write mask, snapshots and origin to one file, or the snapshots to a store beside it."
-        return write_tensors(path, *_packed(self, store))
+        written = write_tensors(path, *_packed(self, store))
+        remember(path if store is None else RunFolder.of_ticket(path), self.network)
+        return written
 
     @classmethod
     def load(cls, path: str | Path) -> "Ticket":
         "Read a ticket from a file that `save` wrote; refuses a damaged file, one of a newer version, and anything that is not a ticket."
-        with reading(path, "a ticket of this package"):
-            return _checked(cls(**_unpacked(*read_tensors(path), path)))
+        with reading(path, "a ticket of this package"), quietly():
+            ticket = _checked(cls(**_unpacked(*read_tensors(path), path)))
+        if isinstance(ticket.network.name, Reference):
+            recall(path, RunFolder.of_ticket(path))
+        return ticket
 
 # %% ../../nbs/plans/27_tickets.ipynb #cdfdc721
 def _content(t: Ticket) -> str:
@@ -228,6 +250,8 @@ def _odd_part(record: dict) -> str:
         return odd[0]
     if odd := [n for n in ("network", "recipe") if record[n].get("type") != n.capitalize()]:
         return odd[0]
+    if ":" in record["source"]:  # a domain that is looked up by import has another name in a ticket
+        return "source"
     if not set(TICKET_STARTS) - {REWOUND.name} <= set(record["snapshots"]) <= set(TICKET_STARTS):
         return "snapshots"
     name = record["network"]["name"]
@@ -265,7 +289,8 @@ def _unpacked(tensors: dict[str, Tensor], record: dict, path: str | Path) -> dic
         inside = "stored" not in point
         snapshots[key] = snapshot_from(tensors, f"snapshot/{key}/", point) if inside else _stored(path, point)
     words = Vocabulary.from_tensor(tensors["vocabulary"]) if "vocabulary" in tensors else None
-    plain = {n: from_plain(record[n]) for n in PLAIN}
+    hints = get_type_hints(Ticket)
+    plain = {n: from_plain(record[n], hints[n], f"its {n}") for n in PLAIN}
     return {"mask": mask, "snapshots": snapshots, "vocabulary": words, **plain}
 
 # %% ../../nbs/plans/27_tickets.ipynb #b6b81fa5

@@ -7,8 +7,8 @@ __all__ = ['Body', 'TransferHead', 'Normalise', 'BODIES', 'TRANSFER_HEADS', 'NOR
            'in_vocabulary', 'settle', 'trained_from', 'transfer_arms', 'check_roles', 'transfer']
 
 # %% ../../nbs/plans/29_transfer.ipynb #3acca1cc
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, replace
 from typing import Any, get_args, Literal
 
 import torch
@@ -41,8 +41,7 @@ from ..engine.arms import Arm, FROZEN_NORM, FrozenNorm, NOTHING, Recall, total_s
 from ..engine.executors import Executor
 from ..engine.training import train
 from .tickets import Ticket
-from .find import _ours, check_rates, SMALL_SHARE
-
+from .find import _ours, check_code, check_rates, registered_code, SMALL_SHARE, with_code
 
 # %% ../../nbs/plans/29_transfer.ipynb #7f2a666f
 Body = Literal["fine-tune", "frozen"]
@@ -124,7 +123,7 @@ class TransferPlan:
         "'source size': a new one with the source's outputs where those are more",
         default="new",
     )
-    controls: tuple = setting(
+    controls: tuple[str | Callable, ...] = setting(
         "what tickets are compared with", default=("dense", "shuffled", "random mask"), registry=CONTROLS
     )
     recipe: Recipe | None = setting(
@@ -143,8 +142,15 @@ class TransferPlan:
         later=True,
     )
 
-    def __post_init__(self):
+    code: InitVar[tuple] = ()  # (name, hash) of what others have registered under the names that it uses
+
+    def __post_init__(self, code):
         _check_transfer(self)
+        object.__setattr__(self, "code", registered_code(self, code))
+
+    def plain(self) -> dict[str, Any]:
+        "The plan as plain data."
+        return with_code(self)
 
     @property
     def hash(self) -> str:
@@ -329,6 +335,7 @@ def transfer_arms(plan: TransferPlan) -> list[Arm]:
     targets = _labels({_place(t): domain(t).name for t in plan.targets})
     with about("TransferPlan.controls"):
         controls = CONTROLS.several(plan.controls)
+    check_code(plan)
     for target in plan.targets:
         for ticket in plan.tickets:
             with about("TransferPlan.targets"):

@@ -273,9 +273,14 @@ class Schedule:
         return self.densities[round]
 
     @property
+    def known(self) -> bool:
+        "Whether its densities can be told without importing anything."
+        return self.kind in SCHEDULES or "densities" in self.__dict__
+
+    @property
     def code(self) -> str:
         "Python that makes it: a call of this module's function for the kind, or of `Schedule`."
-        record = None if isinstance(self.kind, Reference) else SCHEDULES.find(self.kind)
+        record = SCHEDULES.get(self.kind) if isinstance(self.kind, str) else None
         if not record or not record.written:
             return f"Schedule({str(self.kind)!r}, {self.rounds}, {self.numbers})"
         if record.listed:
@@ -286,7 +291,7 @@ class Schedule:
 
     def __str__(self) -> str:
         rounds = f"{self.rounds} round{'s' * (self.rounds > 1)}"
-        if self.kind not in SCHEDULES and "densities" not in self.__dict__:
+        if not self.known:
             return f"{self.kind}{self.numbers}, {rounds}"  # to show a plan imports nothing
         last = self.densities[-1]
         return f"{self.kind}, {rounds} to {f'{last:.3%}' if last >= 1e-5 else density_text(last)} density"

@@ -19,7 +19,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from ..core import density_text, LotteryError, time_text
+from ..core import density_text, LotteryError, quietly, time_text
 from ..events import FewPrunable
 from ..files import write_atomic
 from ..pruning.scopes import pattern_of
@@ -362,5 +362,6 @@ def write_report(
     runs: Any,  # a run, a results frame, or a list of these
     title: str | None = None,  # heading of the page; default: from the domains
 ) -> Path:
-    "Write the page in one piece (a reader never sees half of it) and return its path."
-    return write_atomic(path, report(runs, title))
+    "Write the page in one piece (a reader never sees half of it) and return its path; nothing that a run names is imported."
+    with quietly():
+        return write_atomic(path, report(runs, title))

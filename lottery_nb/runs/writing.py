@@ -29,12 +29,13 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/runs/33_writing.ipynb #c7a5f057
 from .. import __version__
-from ..core import Busy, check_choice, device_name, from_plain, LotteryError
+from ..core import allow, Busy, check_choice, device_name, from_plain, hints_of, LotteryError
 from ..core import pick_device, to_plain, Unreadable
 from ..events import ArmStarted, Event, event_from, Layout, Planned
 from ..events import RunDone, RunFailed, RunPaused, RunResumed, RunStarted, RunStopped
 from ..files import is_sound, read_tensors, reading, RunFolder, safe_child
 from ..files import write_atomic, write_tensors
+from ..trust import remember
 from ..rewinding.snapshots import Snapshot, snapshot_from
 from ..engine.arms import in_stack, Recall, Record, Saved
 from ..engine.layout import check_layout, LAYOUTS
@@ -87,7 +88,7 @@ def read_arms(
 def _saved(tensors: dict[str, Tensor], place: str, arm: dict) -> Saved:
     snapshots = {key: snapshot_from(tensors, f"{place}{key}/", point) for key, point in arm["points"].items()}
     captured = {int(k[5:]): s for k, s in snapshots.items() if k.startswith("step ")}
-    numbers = {n: from_plain(v) for n, v in arm["record"].items()}
+    numbers = {n: from_plain(v, hints_of(Record)[n], f"its {n}") for n, v in arm["record"].items()}
     numbers["validation"] = dict(numbers["validation"])
     return Saved(
         Record(kept=snapshots.get("kept"), captured=captured, **numbers),
@@ -361,6 +362,7 @@ def _tidy(arms: Arms) -> None:
 def _keep_plan(plan: Any, how: How, place: RunFolder) -> None:
     if not place.plan.exists():
         write_plan(plan, place.path)
+    remember(place, plan)  # what was allowed once is allowed to whoever takes it up
     write_how(how, place)
 
 
@@ -405,8 +407,10 @@ def record(
     listeners: Iterable[str | Listener] | None = None,  # hear each logged event; None: those of the folder
     executor: str
     | Executor = "auto",  # what runs the groups of arms; 'auto': that of the folder, else threads
+    trust: Iterable[str] = (),  # modules or packages whose functions plan and folder may name
 ) -> Generator[Event, None, None]:
     "Run a plan, or take it up again, and pass the events on. An error goes to the log, then to the caller."
+    allow(*trust)
     check_layout(layout)
     check_begun(plan, folder)
     place, how = RunFolder(folder), how_of(RunFolder(folder), executor, listeners)
@@ -480,6 +484,7 @@ def run(
     layout: str | int = "auto",  # which arms share their steps, as `train` takes it
     listeners: Iterable[str | Listener] | None = None,  # names in `LISTENERS`, or functions (event, folder)
     executor: str | Executor = "auto",  # what runs the groups of arms, as `train` takes it
+    trust: Iterable[str] = (),  # modules or packages whose functions a plan or ticket from elsewhere may name
 ) -> Run:
     """Run a plan to its end and give the run; a finished run of the same plan is only read (and lost tickets made again), an unfinished one taken up.
     Listeners hear each event that is logged. None, and 'auto' as executor: what the folder names, else nobody, and threads. Refuses a bad plan, or a folder of another plan, before anything is trained."""
@@ -488,7 +493,8 @@ def run(
     if RunFolder(folder).plan.exists() and (found := Run(folder)).whole:
         check_begun(plan, folder)
         return found
-    with closing(record(plan, folder, device, neighbours(folder), layout, listeners, executor)) as events:
+    how = (layout, listeners, executor, trust)
+    with closing(record(plan, folder, device, neighbours(folder), *how)) as events:
         for _ in progress(events, show):
             pass
     return Run(folder)

@@ -79,7 +79,9 @@ def likely_targets(
     "Targets that come to mind: the source under each shift, and the other domains of its kind."
     there = domain(source)
     names = [name for name in DOMAINS.names if name != there.spec.base]
-    alike = [name for name in names if domain(name).modality == there.modality]
+    alike = [
+        n for n in names if n not in DOMAINS or domain(n).modality == there.modality
+    ]  # others load when used
     if there.modality != "image":
         return alike
     whole = source.partition("@")[0]

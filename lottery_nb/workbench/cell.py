@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..core import LotteryError, Reference, Registry
+from ..core import LotteryError, quietly, Reference, Registry
 from ..files import folders_in
 from ..models.zoo import NETWORKS
 from ..pruning.schedules import Schedule, SCHEDULES
@@ -119,6 +119,12 @@ def cell_of(
 ) -> str:
     "A cell that does what a run did, without the panel; in the same place it finds the run done and only reads it."
     folder, plan = Path(folder), read_plan(folder)
+    with quietly():
+        return _cell_for(folder, plan)
+
+
+def _cell_for(folder: Path, plan: FindPlan | TransferPlan) -> str:
+    "The cell of a plan in a folder."
     lines, kind = [], type(plan).__name__
     if isinstance(plan, TransferPlan):
         rounds = tuple(dict.fromkeys(t.round for t in plan.tickets))

@@ -124,7 +124,8 @@ def _done_accuracy(f: Follower) -> go.Figure:
         about = "the first network is training: dots are its epochs"
         fig = styled(go.Figure(), "Accuracy against density", about)
         fig.update_yaxes(**level_axis("accuracy", split), range=[0, 100])
-    densities = pd.Series(plan.schedule.densities) if hasattr(plan, "schedule") else frame["density"]
+    planned = hasattr(plan, "schedule") and plan.schedule.known  # to look at a run imports nothing
+    densities = pd.Series(plan.schedule.densities) if planned else frame["density"]
     if len(fig.data) or not len(frame):
         reach_to(fig, density_axis(densities))
     return fig

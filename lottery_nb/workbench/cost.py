@@ -24,11 +24,13 @@ from typing import Any
 import torch
 
 from ..core import about, device_name, LotteryError, pick_device
+from ..trust import forget
 from ..events import ArmStarted, EpochDone, Event, Tick
 from ..data.domains import domain
 from ..models.network import Network, summary
 from ..plans.find import FindPlan, Search
 from ..runs.reading import PLANS, write_plan
+from ..runs.workers import surroundings
 
 # %% ../../nbs/workbench/47_cost.ipynb #0d6aa385
 MAX_PARAMETERS = 500_000_000  # of a network that a form builds
@@ -173,8 +175,9 @@ def measure(
     "`measured` in a process of its own, so that nothing is trained in this one; refuses what the process refuses."
     with tempfile.TemporaryDirectory() as folder:
         write_plan(plan, Path(folder))
-        line = [sys.executable, "-c", MEASURE, folder, device]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+        line = [sys.executable, "-P", "-c", MEASURE, folder, device]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=300, env=surroundings())
+        forget(folder)
     if done.returncode == 0:
         return Cost(**json.loads(done.stdout.splitlines()[-1]))
     why = (done.stderr.strip().splitlines() or ["no message"])[-1]

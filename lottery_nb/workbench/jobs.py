@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import plotly.graph_objects as go
 
-from ..core import LotteryError
+from ..core import LotteryError, quietly
 from ..events import RunFailed
 from ..runs.reading import Run
 from ..results.style import text_of
@@ -136,7 +136,8 @@ class Easel:
         "Draw a chart, or why it cannot be drawn; then let it rest for four times as long as that took."
         clock, (make, _, looks) = time.monotonic(), self.charts[name]
         try:
-            fig = make()
+            with quietly():  # to look at a run imports nothing
+                fig = make()
         except LotteryError as e:
             fig = awaited(name, text_of(str(e)))
         height = looks.get("height", 300)
