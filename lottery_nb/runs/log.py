@@ -4,25 +4,28 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'MAX_TIME', 'HEARTBEAT', 'DEAD_AFTER', 'TAGS', 'RESULT_COLUMNS', 'SPLITS', 'LAYER_COLUMNS', 'Log', 'Tail',
-           'beating', 'RunState', 'frame_of', 'results_frame', 'ends_frame', 'ends_of', 'layers_frame']
+           'beating', 'Worker', 'worker_of', 'RunState', 'frame_of', 'results_frame', 'ends_frame', 'ends_of',
+           'layers_frame']
 
 # %% ../../nbs/runs/31_log.ipynb #28ad2cb5
 import itertools
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
 
-from ..core import DAMAGE
+from ..core import DAMAGE, fingerprint, LotteryError
 from ..events import ArmDone, ArmFailed, ArmStarted, EpochDone, Event, event_from
 from ..events import Layout, Planned, RunStarted, Tick, TicketFound
-from ..files import RunFolder
+from ..files import open_file, read_part, RunFolder
 from .listeners import Audience
 
 # %% ../../nbs/runs/31_log.ipynb #037b2998
@@ -46,8 +49,7 @@ class Log:
         path: str | Path,
         audience: Audience | None = None,  # hears each event that was written
     ):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.file, self.audience = open(path, "ab+", buffering=0), audience
+        self.file, self.audience = open_file(path, "ab+", buffering=0), audience
         self.torn = _is_torn(self.file)
 
     def write(self, event: Event) -> None:
@@ -83,9 +85,9 @@ class Tail:
     def new(self) -> list[tuple[float, Event]]:
         "(time, event) for each whole line since the last call; an unfinished last line is left for the next one."
         pairs: list[tuple[float, Event]] = []
-        if not self.path.is_file():
+        if not self.path.exists():
             return pairs
-        with open(self.path, "rb", buffering=1 << 16) as f:
+        with open_file(self.path, buffering=1 << 16) as f:
             f.seek(self.at)
             while line := f.readline(CHUNK):
                 if line[-1:] == b"\n" and (pair := self._pair(line)):
@@ -119,6 +121,69 @@ def beating(
         return abs(time.time() - touched) < DEAD_AFTER  # one from the future is that of another clock
     except OSError:
         return False
+
+
+def _began(pid: int) -> str:
+    "When a process began, as its system counts it; '' for one that is gone."
+    try:
+        words = read_part(f"/proc/{pid}/stat", 4096).rpartition(b")")[2].split()
+        return "" if words[0] in (b"Z", b"X") else words[19].decode()
+    except (OSError, IndexError, LotteryError):
+        pass
+    if os.path.exists("/proc/self/stat"):
+        return ""
+    import psutil
+
+    with suppress(psutil.Error):
+        return f"{psutil.Process(pid).create_time():.2f}"
+    return ""
+
+
+def _system() -> str:
+    "Which system counts processes here: the machine, since it was started, and the container."
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return fingerprint(*parts)
+
+# %% ../../nbs/runs/31_log.ipynb #cca264f2
+@dataclass(frozen=True)
+class Worker:
+    "The process that works on a run, by what tells it from every other one."
+
+    pid: int
+    began: str = ""  # as its system counts it
+    system: str = ""  # a hash of machine, its last start, and container
+    machine: str = ""  # its name
+
+    @classmethod
+    def this(cls) -> "Worker":
+        "The process that asks."
+        return cls(os.getpid(), _began(os.getpid()), _system(), platform.node())
+
+    @property
+    def here(self) -> bool:
+        "Whether its number means something on this system."
+        return self.system == _system()
+
+    @property
+    def lives(self) -> bool:
+        "Whether it is there; False for one of another system, of which nothing is known."
+        return self.here and bool(self.began) and _began(self.pid) == self.began
+
+    def line(self) -> str:
+        "As a heartbeat says it."
+        return f"{self.pid} {self.began} {self.system} {self.machine}"
+
+
+def worker_of(
+    folder: str | Path,  # a run's folder
+) -> Worker | None:
+    "The process that touched the heartbeat of a run last; None where there is none, or none that can be read."
+    with suppress(OSError, ValueError):
+        pid, *rest = read_part(RunFolder(folder).heartbeat, 400).decode().split()[:4]
+        return Worker(int(pid), *rest) if len(pid) < 12 else None
+    return None
 
 # %% ../../nbs/runs/31_log.ipynb #ac35b7da
 class RunState:

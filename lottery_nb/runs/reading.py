@@ -23,7 +23,7 @@ import pandas as pd
 from .. import __version__
 from ..core import from_plain, LotteryError, to_plain
 from ..events import Event, RunDone, RunStarted
-from ..files import folders_in, read_tensors, reading, RunFolder
+from ..files import folders_in, held, read_tensors, reading, RunFolder
 from ..files import safe_child, write_atomic, write_tensors
 from ..data.texts import Vocabulary
 from ..data.domains import Domain
@@ -47,16 +47,18 @@ def write_plan(
 ) -> None:
     "Write plan.json, the tickets that it names and the data that only this process has."
     place = RunFolder(folder)
-    for ticket in getattr(plan, "tickets", ()):
-        if not (file := place.input(ticket.content)).exists():
-            ticket.save(file, store=place.snapshots)
-    for d in getattr(plan, "targets", None) or (plan.source,):
-        if not isinstance(d, Domain) or d.portable:
-            continue
-        save_domain(replace(d, like=None, target=None), place.input(d.fingerprint))
-        if d.pieces:
-            write_tensors(place.input(d.pieces.fingerprint), {"vocabulary": d.pieces.tensor()}, {})
-    write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
+    place.check_parts()
+    with held(folder):
+        for ticket in getattr(plan, "tickets", ()):
+            if not (file := place.input(ticket.content)).exists():
+                ticket.save(file, store=place.snapshots)
+        for d in getattr(plan, "targets", None) or (plan.source,):
+            if not isinstance(d, Domain) or d.portable:
+                continue
+            save_domain(replace(d, like=None, target=None), place.input(d.fingerprint))
+            if d.pieces:
+                write_tensors(place.input(d.pieces.fingerprint), {"vocabulary": d.pieces.tensor()}, {})
+        write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
 
 # %% ../../nbs/runs/32_reading.ipynb #8d6171cd
 def read_plan(
