@@ -57,8 +57,8 @@ def work(
 def _note(folder: Path, failed: RunFailed) -> None:
     "Log an error that came before the run's own log was open, unless the log says it already. Only who holds the lock writes to a log: one that another process holds is left alone."
     with suppress(LotteryError, OSError), locked(folder), held(folder):
-        last = Run(folder).events[-1:]
-        if last and isinstance(last[0], RunFailed) and last[0].reason == failed.reason:
+        last = Run(folder).stand.heard
+        if isinstance(last, RunFailed) and last.reason == failed.reason:
             return
         with closing(Log(RunFolder(folder).log)) as log:
             log.write(failed)
@@ -101,11 +101,11 @@ def _spawn(place: RunFolder, device: str, layout: str, how: How) -> subprocess.P
 def _wait_for(worker: subprocess.Popen, found: Run, starts: int, events: int) -> None:
     "Wait until a worker has begun; one that ended before without a word is logged as failed, and one that found another at work is told of (`Busy`)."
     deadline = time.monotonic() + STARTING
-    while found.state.starts == starts and worker.poll() is None and time.monotonic() < deadline:
+    while found.stand.starts == starts and worker.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     if worker.poll() == BUSY:
         raise Busy(_held(found))
-    if worker.poll() and len(found.events) == events:
+    if worker.poll() and found.stand.count == events:
         said = read_part(found.folder.worker_log, 64_000, end=True).decode(errors="replace")
         _note(found.path, RunFailed("the worker process ended before its run began", said))
 
@@ -172,7 +172,7 @@ def resume(
         raise Busy(_held(found))
     check_begun(None, found.path)
     how = how_of(found.folder, executor, listeners).elsewhere()
-    before = found.state.starts, len(found.events)
+    before = found.stand.starts, found.stand.count
     _wait_for(_spawn(found.folder, device, str(layout), how), found, *before)
     return found
 

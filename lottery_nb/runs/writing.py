@@ -108,7 +108,7 @@ class Arms(Recall):
         self.folder, self.others = folder, others
         self.stored: set[str] = set()  # fingerprints of snapshots of tickets that were kept
         self.next_state = 0.0  # when the state of a stack is kept again
-        self.past = Tail(RunFolder(folder.parent).log)
+        self.past = Tail(RunFolder(folder.parent).log, only=["Layout"])
         self.layouts: dict[frozenset[str], Layout] = {}
 
     def result(self, identity: str) -> Saved | None:
@@ -126,7 +126,7 @@ class Arms(Recall):
 
     def layout(self, arms: Sequence[str]) -> Layout | None:
         "How this run laid out arms of these names."
-        for _, e in self.past.new():
+        for _, e in self.past.stream():
             if isinstance(e, Layout):
                 self.layouts.setdefault(frozenset(itertools.chain(*e.groups)), e)
         return self.layouts.get(frozenset(arms))
@@ -195,7 +195,7 @@ def _keep_ticket(run: RunFolder, ticket: Ticket, unseen: set[str]) -> None:
 # %% ../../nbs/runs/33_writing.ipynb #73da02ad
 def _last_device(log: Path) -> str:
     "The device that a run was worked on last, where this machine has it; else 'auto'."
-    devices = [e.device for _, e in Tail(log).new() if isinstance(e, RunStarted)]
+    devices = [e.device for _, e in Tail(log, only=["RunStarted"]).stream() if isinstance(e, RunStarted)]
     with suppress(LotteryError):
         return str(pick_device(devices[-1])) if devices else "auto"
     return "auto"
@@ -203,7 +203,7 @@ def _last_device(log: Path) -> str:
 
 def _first_layout(log: Path) -> str | int:
     "The layout that was asked for when a run began; '' for a run that has none yet."
-    asked = next((e.asked for _, e in Tail(log).new() if isinstance(e, Layout)), "")
+    asked = next((e.asked for _, e in Tail(log, only=["Layout"]).stream() if isinstance(e, Layout)), "")
     if asked.isdigit():
         return int(asked)
     return asked if asked in LAYOUTS else ""
@@ -327,11 +327,18 @@ class Writer:
     ):
         self.folder, self.arms = folder, arms
         place = RunFolder(folder)
-        past = Tail(place.log).new()
-        self.seen, self.seconds = {e.key() for _, e in past}, worked(past)
-        self.known = {e.arm: e.identity for _, e in past if isinstance(e, ArmStarted)}
+        self.seen: set[tuple | None] = set()
+        self.known: dict[str, str] = {}
+        self.seconds = worked(self._heard(t, e) for t, e in Tail(place.log).stream())
         self.anew = False  # whether arms are trained anew that were others before
         self.log, self.start = Log(place.log, Audience(place, listeners)), time.monotonic()
+
+    def _heard(self, t: float, e: Event) -> tuple[float, Event]:
+        "An event of the log, which is not told again."
+        self.seen.add(e.key())
+        if isinstance(e, ArmStarted):
+            self.known[e.arm] = e.identity
+        return t, e
 
     def write(self, e: Event) -> None:
         "Log an event, unless the log has it."
@@ -359,13 +366,13 @@ class Writer:
 
 # %% ../../nbs/runs/33_writing.ipynb #7645cb13
 def worked(
-    past: list[tuple[float, Event]],  # (time, event) of a log
+    past: Iterable[tuple[float, Event]],  # (time, event) of a log
 ) -> float:
     "Seconds that processes have worked on a run, from the first to the last event of each, pauses left out."
     state = RunState(epochs=False)
     for t, e in past:
         state.add(e, t)
-    return state.worked + (state.last - state.since if state.since is not None else 0.0)
+    return state.worked + (max(0.0, state.last - state.since) if state.since is not None else 0.0)
 
 
 def _tidy(arms: Arms) -> None:
