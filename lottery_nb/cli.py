@@ -6,11 +6,11 @@
 __all__ = ['TYPES', 'COMMANDS', 'RUN', 'DEVICE', 'QUIET', 'LAYOUT', 'TRAINS', 'HEAD', 'ROUNDS', 'CELLS', 'LAB_FOLDER', 'SERVED',
            'PAPERS', 'SCALE', 'words', 'numbers', 'layout_from', 'flag_of', 'many', 'text_from', 'value_from',
            'number_from', 'fields_from', 'recipe_from', 'schedule_from', 'flag', 'shipped', 'Names', 'add_flag',
-           'Command', 'command', 'make_parser', 'main', 'own_words', 'out_flag', 'trained', 'tell', 'find_command',
-           'tickets_at', 'transfer_command', 'write_csv', 'show_command', 'export_command', 'demo_plan', 'demo_command',
-           'stands', 'run_command', 'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command',
-           'workbench_notebook', 'serve', 'lab_command', 'app_command', 'paper_of', 'switches_of', 'check_command',
-           'paper_folder', 'paper_command', 'bench_command', 'doctor_command']
+           'Command', 'command', 'make_parser', 'main', 'own_words', 'out_flag', 'trained', 'tell', 'tell_damage',
+           'find_command', 'tickets_at', 'transfer_command', 'write_csv', 'show_command', 'export_command', 'demo_plan',
+           'demo_command', 'stands', 'run_command', 'resume_command', 'stop_command', 'pause_command', 'status_command',
+           'runs_command', 'workbench_notebook', 'serve', 'lab_command', 'app_command', 'paper_of', 'switches_of',
+           'check_command', 'paper_folder', 'paper_command', 'bench_command', 'doctor_command']
 
 # %% ../nbs/65_cli.ipynb #e9e94e90
 import argparse
@@ -311,7 +311,8 @@ def tell(found: "Run") -> int:
     from lottery_nb.results.tables import text_table
     from lottery_nb.results.verdict import floor_of, undertrained
 
-    frame = found.frame
+    frame = found.kept
+    tell_damage(found)
     for reason in found.info.get("failed", []):
         print(f"an arm ended early: {reason}", file=sys.stderr)
     if not (frame.split == "test").any():
@@ -320,8 +321,16 @@ def tell(found: "Run") -> int:
     for domain in frame["domain"].unique():
         if says := undertrained(frame, floor_of(found, None), domain):
             print(f"{domain}: {says}")
-    print(text_table(found), found.path, sep="\n")
+    print(text_table(frame), found.path, sep="\n")
     return 0
+
+
+def tell_damage(found: "Run") -> None:
+    "Say which lines of a run's log were left out."
+    if found.damaged:
+        numbers = ", ".join(str(number) for number, _ in found.damaged[:8])
+        more = " …" * (len(found.damaged) > 8)
+        print(f"{found.folder.log} is damaged, left out: line {numbers}{more}", file=sys.stderr)
 
 # %% ../nbs/65_cli.ipynb #75b2e8cc
 HEAD = flag(
@@ -498,8 +507,8 @@ def stands(found: "Run") -> int:
     from lottery_nb.events import RunFailed
 
     print(found)
-    failed = next((e for e in reversed(found.events) if isinstance(e, RunFailed)), None)
-    if found.status != "failed" or failed is None:
+    failed = found.stand.word
+    if found.status != "failed" or not isinstance(failed, RunFailed):
         return 0
     print(f"it failed: {failed.reason}", file=sys.stderr)
     return 1
@@ -573,9 +582,8 @@ def status_command(args: argparse.Namespace) -> int:
 
     found = Run(args.run)
     print(found)
-    for e in found.events[-1:]:
-        if getattr(e, "reason", ""):
-            print(e.reason, getattr(e, "traceback", ""), sep="\n", file=sys.stderr)  # type: ignore[attr-defined]
+    if reason := getattr(found.stand.heard, "reason", ""):
+        print(reason, getattr(found.stand.heard, "traceback", ""), sep="\n", file=sys.stderr)
     return 0
 
 # %% ../nbs/65_cli.ipynb #5063bf90

@@ -788,6 +788,7 @@ def one_text(
 
 # %% ../nbs/00_core.ipynb #27224067
 @functools.cache
+@functools.cache
 def hints_of(cls: type) -> dict[str, Any]:
     "The declared types of a record's fields; `Any` where they are names that only a type checker sees."
     try:

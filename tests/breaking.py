@@ -70,9 +70,10 @@ class Disk:
         self.step(self.files.get(fd, ""), "fsync")
         os.fsync(fd)
 
-    def replace(self, source, target):
-        self.step(source, "replace")
-        os.replace(source, target)
+    def replace(self, source, target, *, src_dir_fd=None, dst_dir_fd=None):
+        folder = os.readlink(f"/proc/self/fd/{src_dir_fd}") if src_dir_fd is not None else ""
+        self.step(pathlib.Path(folder, source), "replace")
+        os.replace(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     def install(self, monkeypatch=None):
         "Put it between this package and the operating system, until `monkeypatch` is undone."

@@ -340,7 +340,10 @@ def test_frames_by_hand():
 
 
 def test_an_arm_that_begins_anew_drops_what_it_told_before():
-    epoch, tags = EpochDone("a", 1, 5, 0.1, 0.9, 0.6, 0.8, 0.7, 1.0), dict(role="ticket")
+    epoch, tags = (
+        EpochDone("a", 1, 5, 0.1, 0.9, 0.6, 0.8, 0.7, 1.0),
+        dict(source="s", domain="d", role="ticket", start="rewind", round=1, density=0.5, seed=3),
+    )
     old = [
         ArmStarted("a", tags, 3.0, 100, "old"),
         epoch,

@@ -19,6 +19,7 @@ from lottery_nb.engine import recipes as engine_recipes
 from lottery_nb.cli import main
 from lottery_nb.core import LotteryError
 from lottery_nb.events import RunFailed
+from lottery_nb.runs.log import worker_of
 from lottery_nb.runs.reading import Run, write_plan
 from lottery_nb.runs.writing import record, run, steer
 from lottery_nb.plans.tickets import Ticket
@@ -139,7 +140,7 @@ def test_a_worker_is_told_the_layout(tmp_path):
 def test_a_worker_that_is_suspended_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("lottery_nb.runs.log.DEAD_AFTER", 1.5)
     found = start(plan(recipe=Recipe(epochs=5000, batch_size=32)), tmp_path / "run", "cpu")
-    pid = int((found.path / "heartbeat").read_text())
+    pid = worker_of(found.path).pid
     os.kill(pid, signal.SIGSTOP)
     try:
         while found.status == "running":
@@ -243,7 +244,7 @@ def test_a_worker_that_died_while_it_was_paused_is_taken_up(tmp_path):
     pause(found.path)
     while found.status != "paused":
         time.sleep(0.02)
-    os.kill(int((found.path / "heartbeat").read_text()), signal.SIGKILL)
+    os.kill(worker_of(found.path).pid, signal.SIGKILL)
     with FileLock(found.path / "lock", timeout=10):
         assert found.status == "paused"  # its last heartbeat is young
     assert resume(found.path).status == "running" and len(of("RunStarted", found.events)) == 2

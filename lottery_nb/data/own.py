@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..core import check_number, from_plain, LotteryError, to_plain
-from ..files import read_tensors, reading, write_tensors
+from ..files import open_file, read_tensors, reading, write_tensors
 from lottery_nb.data.readers import (
     check_size,
     data_folders,
@@ -427,7 +427,8 @@ def file_of(
     if not isinstance(cell, (str, Path)):
         return None
     try:
-        return Path(cell).read_bytes()
+        with open_file(cell) as f:
+            return f.read()
     except OSError as e:
         raise LotteryError(
             f"{where} cannot be read ({e.strerror or e}): give the path of a picture file"

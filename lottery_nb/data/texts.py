@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from ..core import check_number, fingerprint, LotteryError
-from ..files import read_tensors, write_tensors
-from .readers import cache_folder, Texts
+from ..files import open_unpacked, read_tensors, write_tensors
+from .readers import cache_folder, check_parquet, Texts
 from .tokenizers import read_tokenizer, Tokenizer
+
 
 # %% ../../nbs/data/04_texts.ipynb #96bc90e2
 def to_texts(
@@ -49,7 +50,7 @@ def to_texts(
 
 # %% ../../nbs/data/04_texts.ipynb #3e9b341c
 def read_table(
-    path: str | Path,  # the file; CSV may be packed (.gz …)
+    path: str | Path,  # the file; CSV may be packed by gzip, bzip2, xz or zip
     columns: tuple[str, ...],  # that it must have; only these are read
     kind: str,  # 'csv' or 'parquet'
 ) -> pd.DataFrame:
@@ -58,7 +59,9 @@ def read_table(
     try:
         if kind == "csv":
             as_written: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""]}
-            return pd.read_csv(path, usecols=list(columns), **as_written)
+            with open_unpacked(path) as f:
+                return pd.read_csv(f, usecols=list(columns), **as_written)
+        check_parquet(path, columns)
         return pd.read_parquet(path, columns=list(columns))
     except (OSError, ValueError, LookupError) as e:
         raise LotteryError(

@@ -84,7 +84,7 @@ def roles_failed(
     frame: pd.DataFrame,  # results
 ) -> list[str]:
     "Roles of which a network ended early."
-    return list(dict.fromkeys(one[TAGS.index("role")] for one in failed_in(frame)))
+    return list(dict.fromkeys(one[list(TAGS).index("role")] for one in failed_in(frame)))
 
 
 def failed_in(

@@ -18,7 +18,7 @@ from ..core import entries_of, function_of, is_allowed, LotteryError, name_of, n
 from ..core import Registry, split_name, TRUST
 from ..code import reach_of
 from ..events import Event, event
-from ..files import reading, RunFolder, write_atomic
+from ..files import read_part, reading, RunFolder, write_atomic
 from ..trust import recall, remember
 from ..engine.executors import Executor, EXECUTORS
 
@@ -164,7 +164,7 @@ def read_how(folder: RunFolder) -> How:
     if not folder.how.exists():
         return How()
     with reading(folder.how, "what works on a run", "remove it, or say who listens and what runs the arms"):
-        record = json.loads(folder.how.read_bytes()[: 1 << 16])
+        record = json.loads(read_part(folder.how, 1 << 16))
         executor, listeners = record["executor"], record["listeners"]
         if not isinstance(listeners, list) or {type(name) for name in (executor, *listeners)} != {str}:
             raise TypeError("a name is a text")

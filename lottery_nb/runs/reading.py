@@ -10,7 +10,7 @@ __all__ = ['PLANS', 'HINTS', 'weights_of', 'write_plan', 'read_plan', 'check_kin
 import json
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, UTC
@@ -22,8 +22,8 @@ import pandas as pd
 
 from .. import __version__
 from ..core import from_plain, LotteryError, quietly, to_plain
-from ..events import Event, RunDone, RunStarted
-from ..files import folders_in, read_tensors, reading, RunFolder
+from ..events import Event, RunStarted
+from ..files import folders_in, held, read_tensors, reading, RunFolder
 from ..files import safe_child, write_atomic, write_tensors
 from ..trust import recall, remember
 from ..data.texts import Vocabulary
@@ -50,7 +50,6 @@ def weights_of(
     held = (getattr(plan, "weights", None), getattr(getattr(plan, "network", None), "weights", None))
     return [w for w in held if isinstance(w, Weights)]
 
-
 # %% ../../nbs/runs/32_reading.ipynb #8505f043
 def write_plan(
     plan: Any,  # one of the kinds in PLANS
@@ -58,19 +57,21 @@ def write_plan(
 ) -> None:
     "Write plan.json, the tickets and given weights that it names and the data that only this process has."
     place = RunFolder(folder)
-    for weights in weights_of(plan):
-        if not (file := place.input(weights.content)).exists():
-            weights.save(file)
-    for ticket in getattr(plan, "tickets", ()):
-        if not (file := place.input(ticket.content)).exists():
-            ticket.save(file, store=place.snapshots)
-    for d in getattr(plan, "targets", None) or (plan.source,):
-        if not isinstance(d, Domain) or d.portable:
-            continue
-        save_domain(replace(d, like=None, target=None), place.input(d.fingerprint))
-        if d.pieces:
-            write_tensors(place.input(d.pieces.fingerprint), {"vocabulary": d.pieces.tensor()}, {})
-    write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
+    place.check_parts()
+    with held(folder):
+        for weights in weights_of(plan):
+            if not (file := place.input(weights.content)).exists():
+                weights.save(file)
+        for ticket in getattr(plan, "tickets", ()):
+            if not (file := place.input(ticket.content)).exists():
+                ticket.save(file, store=place.snapshots)
+        for d in getattr(plan, "targets", None) or (plan.source,):
+            if not isinstance(d, Domain) or d.portable:
+                continue
+            save_domain(replace(d, like=None, target=None), place.input(d.fingerprint))
+            if d.pieces:
+                write_tensors(place.input(d.pieces.fingerprint), {"vocabulary": d.pieces.tensor()}, {})
+        write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
     remember(folder, plan)
 
 # %% ../../nbs/runs/32_reading.ipynb #8d6171cd
@@ -152,25 +153,35 @@ class Run:
             raise LotteryError(
                 f"{self.path} is not a run: it has no plan.json; give the folder that a run was written to"
             )
-        self._tail = Tail(self.folder.log)
-        self._events: list[Event] = []
-        self._times: list[float] = []
-        self._state = RunState()
+        self._list, self._events = Tail(self.folder.log), []  # type: Tail, list[Event]
+        self._tail, self._state = Tail(self.folder.log), RunState()
+        self._short, self._stand = Tail(self.folder.log, without=["EpochDone"]), RunState(epochs=False)
 
     @property
     def events(self) -> list[Event]:
-        "All events so far."
-        for t, e in self._tail.new():
-            self._times.append(t)
-            self._events.append(e)
-            self._state.add(e, t)
+        "All events so far, which take much memory where a log is long: `state` says what they come to."
+        self._events.extend(e for _, e in self._list.stream())
         return self._events
 
     @property
     def state(self) -> RunState:
         "What its events so far come to."
-        self.events  # noqa: B018
-        return self._state
+        return _fed(self._state, self._tail)
+
+    @property
+    def stand(self) -> RunState:
+        "The same without epochs, which are most of a log and are passed over."
+        return _fed(self._stand, self._short)
+
+    @property
+    def damaged(self) -> list[tuple[int, bytes]]:
+        "Lines of its log that are no events, by number, as far as `state` has read it."
+        return self._tail.damaged
+
+    @property
+    def kept(self) -> pd.DataFrame:
+        "Tidy results at the epoch that each arm keeps, or at its last one so far."
+        return frame_of(self.state, kept=True)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -180,7 +191,7 @@ class Run:
     @property
     def layers(self) -> pd.DataFrame:
         "Layer densities of the tickets."
-        return layers_frame(self.events)
+        return layers_frame(self.stand.tickets.values())
 
     @property
     def plan(self) -> Any:
@@ -190,44 +201,46 @@ class Run:
     @property
     def tickets(self) -> list[Ticket]:
         "The tickets found so far, by round and seed."
-        return [Ticket.load(self.folder.ticket(name)) for name in self.state.tickets]
+        return [Ticket.load(self.folder.ticket(name)) for name in self.stand.tickets]
 
     @property
     def whole(self) -> bool:
         "Whether the run is done and all its tickets are there."
         return self.status == "done" and all(
-            is_whole(self.folder.ticket(name)) for name in self.state.tickets
+            is_whole(self.folder.ticket(name)) for name in self.stand.tickets
         )
 
     @property
     def status(self) -> str:
         "'planned', 'running', 'paused', 'stopped', 'failed', 'done', or 'interrupted' when its process is gone."
-        return self.state.status(self.path)
+        return self.stand.status(self.path)
 
     @property
     def info(self) -> dict[str, Any]:
         "What ran, where, when and for how long."
-        return info_of(self.state, self.events, self._times)
+        return info_of(self.stand)
 
     def __repr__(self) -> str:
-        planned = self.state.planned.arms if self.state.planned else 0
-        return f"Run({self.path.name}: {self.status}, {len(self.state.done)} of {planned} arms trained)"
+        planned = self.stand.planned.arms if self.stand.planned else 0
+        return f"Run({self.path.name}: {self.status}, {len(self.stand.done)} of {planned} arms trained)"
 
 # %% ../../nbs/runs/32_reading.ipynb #0ef1927a
-def info_of(
-    state: RunState,
-    events: Sequence[Event],
-    times: Sequence[float],  # of the events
-) -> dict[str, Any]:
+def _fed(state: RunState, tail: Tail) -> RunState:
+    "A state with what its log has gained."
+    for t, e in tail.stream():
+        state.add(e, t)
+    return state
+
+
+def info_of(state: RunState) -> dict[str, Any]:
     "What ran, where, when and for how long; empty for a run that no process has begun."
     if (first := state.started) is None:
         return {}
-    done = next((e for e in reversed(events) if isinstance(e, RunDone)), None)
     return dict(
         plan_hash=first.plan,
         **{name: getattr(first, name) for name in ("kind", "device", "device_name", "versions", "threads")},
-        date=datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d"),
-        seconds=done.seconds if done else None,
+        date=datetime.fromtimestamp(state.first or 0.0, UTC).strftime("%Y-%m-%d"),
+        seconds=state.end.seconds if state.end else None,
         arms=len(state.done),
         failed=[e.reason for e in sorted(state.failed, key=lambda e: e.arm)],
     )
@@ -249,7 +262,7 @@ def check_begun(
     place = RunFolder(folder)
     began = {
         e.plan
-        for _, e in Tail(place.log).new()
+        for _, e in Tail(place.log, only=["RunStarted"]).stream()
         if isinstance(e, RunStarted) and e.versions.get("lottery_nb") == __version__
     }
     if plan is None and not began:

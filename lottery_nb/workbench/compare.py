@@ -200,7 +200,7 @@ def as_it_is(
 def _run(key: LogKey) -> tuple[pd.DataFrame, dict[tuple[int, int], TicketFound]]:
     "Results of a run, and its tickets by round and seed."
     run = Run(key[0])
-    return run.frame, {(e.round, e.seed): e for e in run.events if isinstance(e, TicketFound)}
+    return run.frame, {(e.round, e.seed): e for e in run.stand.tickets.values()}
 
 
 def frame_of(

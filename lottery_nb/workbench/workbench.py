@@ -26,7 +26,8 @@ import psutil
 # %% ../../nbs/workbench/57_workbench.ipynb #97a20ad1
 from ..core import LotteryError
 from ..events import RunFailed
-from ..files import RunFolder
+from ..files import read_part, RunFolder
+from ..runs.log import Worker, worker_of
 from ..plans.transfer import TransferPlan
 from ..runs.reading import Run, run_folder, runs_home
 from ..runs.workers import pause, resume, runs, start, stop
@@ -91,8 +92,10 @@ def trouble_of(f: Follower) -> RunFailed | LotteryError | None:
         return f.state.word
     if f.status == "interrupted":
         return LotteryError("the process that worked on this run is gone: Resume takes it up where it was")
-    text = printed.read_text(errors="replace") if f.status == "planned" and printed.is_file() else ""
-    return RunFailed("the worker ended before its run began", text[-4000:]) if text else None
+    if f.status != "planned" or not printed.is_file():
+        return None
+    text = read_part(printed, 4000, end=True).decode(errors="replace")
+    return RunFailed("the worker ended before its run began", text) if text else None
 
 # %% ../../nbs/workbench/57_workbench.ipynb #14c9efd8
 def gpu_use(index: int) -> str:
@@ -112,7 +115,8 @@ def worker_use(
     if device.startswith("cuda") and (use := gpu_use(int(device.partition(":")[2] or 0))):
         return use
     try:
-        process = psutil.Process(int(RunFolder(folder).heartbeat.read_text()))
+        worker = worker_of(folder) or Worker(0)
+        process = psutil.Process(worker.pid if worker.lives else -1)
         memory, busy = process.memory_info().rss / 2**30, process.cpu_percent(0.2)
     except (OSError, ValueError, psutil.Error):
         return ""

@@ -1,0 +1,375 @@
+"""A run's folder that came from anyone, or goes away: links and pipes in it, a worker whose folder is moved or deleted, two workers at once, and the limits of a system. Real processes and real signals.
+
+The long loops run with `--flags slow`."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from breaking import until
+from tiny import of, plan, within
+
+from lottery_nb.core import Busy, LotteryError
+from lottery_nb.engine.recipes import Recipe
+from lottery_nb.events import EpochDone
+from lottery_nb.files import Gone, held, write_atomic
+from lottery_nb.runs import workers as runs_workers
+from lottery_nb.runs.log import Tail, Worker, worker_of
+from lottery_nb.runs.reading import Run, write_plan
+from lottery_nb.runs.workers import BUSY, glance, resume, start, stop, work
+from lottery_nb.runs.writing import record, run, steer
+
+LONG = Recipe(lr=0.01, epochs=100_000, batch_size=32)
+FILES = ("events.jsonl", "lock", "heartbeat", "worker.log", "control")
+FOLDERS = ("arms", "tickets", "snapshots", "inputs")
+
+
+def tree(folder):
+    "Every file in a folder with its bytes, links as where they lead."
+    return {
+        p.relative_to(folder).as_posix(): os.readlink(p) if p.is_symlink() else p.is_file() and p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+    }
+
+
+def outcome(folder):
+    "Results and the bytes of tickets."
+    frame = Run(folder).frame.sort_values(["arm", "epoch", "split", "metric"], ignore_index=True)
+    return frame, {p.name: p.read_bytes() for p in sorted((Path(folder) / "tickets").iterdir())}
+
+
+def same(a, b):
+    return a[0].equals(b[0]) and a[1] == b[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A search that nobody disturbed."
+    return run(plan(), tmp_path_factory.mktemp("whole") / "run", "cpu", show=False)
+
+
+@pytest.fixture
+def many(request):
+    "Skips what is too long for every day."
+
+    def many(n, often):
+        if n > often and "slow" not in request.config.getoption("--flags"):
+            pytest.skip(f"{n} rounds take minutes: run with --flags slow")
+
+    return many
+
+
+@pytest.fixture
+def workers():
+    "Processes that a test began, which end with it."
+    begun = []
+    yield begun
+    for process in begun:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def begun(p, folder, workers):
+    "A worker on a plan that trains by now."
+    found = start(p, folder, "cpu")
+    workers.append(worker_of(folder).pid)
+    until(lambda: of("EpochDone", found.events))
+    return found, worker_of(folder)
+
+
+# --- links, pipes, sockets, devices ---
+
+
+def to_file(part, outside):
+    (outside / "file").write_text("theirs")
+    part.symlink_to(outside / "file")
+
+
+def to_nothing(part, outside):
+    part.symlink_to(outside / "not there yet")
+
+
+def to_folder(part, outside):
+    part.symlink_to(outside, target_is_directory=True)
+
+
+def by_a_chain(part, outside):
+    to_file(outside / "second", outside)
+    part.symlink_to(outside / "second")
+
+
+def pipe(part, outside):
+    os.mkfifo(part)
+
+
+def plug(part, outside):
+    here = os.getcwd()
+    os.chdir(part.parent)  # the name of a socket is short
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as s:
+        s.bind(part.name)
+    os.chdir(here)
+
+
+def null(part, outside):
+    part.symlink_to("/dev/zero")
+
+
+LINKS, ODD = (to_file, to_nothing, to_folder, by_a_chain), (pipe, plug, null)
+
+
+@pytest.mark.parametrize("way", LINKS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("part", [*FILES, *FOLDERS])
+def test_nothing_is_written_through_a_link(part, way, whole, tmp_path):
+    folder, outside = tmp_path / "a" / "run", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    outside.mkdir()
+    shutil.copy(whole.path / "plan.json", folder)
+    way(folder / part, outside)
+    before = tree(outside)
+    for refused in (
+        lambda: run(plan(), folder, "cpu", show=False),
+        lambda: start(plan(), folder, "cpu"),
+        lambda: work(folder, "cpu"),
+        lambda: write_plan(plan(), folder),
+    ):
+        with within(20), pytest.raises(LotteryError, match=f"{part} in .* is a symbolic link"):
+            refused()
+    assert tree(outside) == before
+
+
+@pytest.mark.parametrize("part", FOLDERS)
+def test_a_link_that_comes_while_a_run_goes_on_leads_nowhere(part, tmp_path):
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    with held(folder):
+        write_atomic(folder / part / "first", b"1")
+        shutil.rmtree(folder / part)
+        (folder / part).symlink_to(outside)
+        with pytest.raises(OSError):
+            write_atomic(folder / part / "second", b"2")
+    assert not tree(outside)
+
+
+def test_a_run_whose_folder_of_arms_becomes_a_link_writes_nothing_there(tmp_path):
+    folder, outside = tmp_path / "a" / "run", tmp_path / "outside"
+    outside.mkdir()
+    for e in record(plan(), folder, "cpu"):
+        if isinstance(e, EpochDone) and not (folder / "arms").is_symlink():
+            shutil.rmtree(folder / "arms", ignore_errors=True)
+            (folder / "arms").symlink_to(outside)
+    assert not tree(outside) and of("NotSaved", Run(folder).events)
+
+
+def test_the_folder_of_a_run_may_be_a_link_and_may_lie_behind_one(whole, tmp_path):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "deep")
+    for folder in (tmp_path / "runs" / "x" / "run", tmp_path / "run"):
+        assert same(outcome(run(plan(), folder, "cpu", show=False).path), outcome(whole.path))
+
+
+def looked_at(folder):
+    "All that reads a run's folder."
+    found = Run(folder)
+    found.status, found.events, found.frame, found.layers, found.info, repr(found), found.whole, found.tickets
+    return found
+
+
+@pytest.mark.parametrize("way", ODD, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("part", ["plan.json", "how.json", *FILES, *FOLDERS])
+def test_what_would_wait_for_ever_is_refused_at_once(part, way, whole, tmp_path):
+    folder = shutil.copytree(whole.path, tmp_path / "a" / "run")
+    shutil.rmtree(folder / part, ignore_errors=True)
+    (folder / part).unlink(missing_ok=True)
+    way(folder / part, tmp_path)
+    log = (folder / "events.jsonl").read_bytes().splitlines(keepends=True) if part != "events.jsonl" else []
+    if log:
+        (folder / "events.jsonl").write_bytes(b"".join(log[:9]))
+    with within(30):
+        glance(folder)
+        with contextlib.suppress(LotteryError):
+            looked_at(folder)
+        for refused in (lambda: run(plan(), folder, "cpu", show=False), lambda: resume(folder, "cpu")):
+            with pytest.raises(LotteryError) as refusal:
+                refused()
+            assert part in str(refusal.value) or "no plan.json" in str(refusal.value), refusal.value
+        steer(folder, "stop")
+
+
+@pytest.mark.parametrize("way", ODD, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("kind", ["tickets", "snapshots", "arms"])
+def test_a_pipe_in_the_place_of_a_ticket_is_made_again_as_a_file(kind, way, whole, tmp_path):
+    folder = shutil.copytree(whole.path, tmp_path / "a" / "run")
+    file = sorted((folder / kind).iterdir())[-1]
+    file.unlink()
+    way(file, tmp_path)
+    lines = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "events.jsonl").write_bytes(b"".join(lines[:-1]))
+    with within(60):
+        if kind != "arms":
+            with pytest.raises(LotteryError):
+                looked_at(folder)
+        again = run(plan(), folder, "cpu", show=False)
+        assert again.status == "done" and same(outcome(folder), outcome(whole.path)) and file.is_file()
+
+
+# --- a folder that goes away ---
+
+
+def until_gone(stream, away):
+    """Goes on with a run whose folder goes `away` after its first epoch: the error, and the seconds until it came."""
+    clock = None
+    try:
+        for e in stream:
+            if isinstance(e, EpochDone) and clock is None:
+                away()
+                clock = time.monotonic()
+    except Gone as e:
+        return e, time.monotonic() - clock
+    raise AssertionError("it went on for nobody")
+
+
+@pytest.mark.parametrize("way", ["moved", "moved and replaced", "parent moved"])
+def test_a_run_whose_folder_is_moved_ends_and_is_taken_up_where_it_lies(way, whole, tmp_path):
+    old, new = tmp_path / "a" / "run", tmp_path / "b" / "run"
+
+    def away():
+        if way == "parent moved":
+            (tmp_path / "a").rename(tmp_path / "b")
+            return
+        new.parent.mkdir()
+        old.rename(new)
+        if way == "moved and replaced":
+            shutil.copytree(whole.path, old)
+
+    error, seconds = until_gone(record(plan(), old, "cpu"), away)
+    assert seconds < 2 and "take the run up where it lies now" in str(error)
+    assert tree(old) == tree(whole.path) if way == "moved and replaced" else not old.exists()
+    moved = Run(new)
+    assert moved.status == "failed" and "was moved or removed" in of("RunFailed", moved.events)[-1].reason
+    assert "heartbeat" not in tree(new)
+    assert run(plan(), new, "cpu", show=False).status == "done" and same(outcome(new), outcome(whole.path))
+
+
+@pytest.mark.parametrize("way", ["deleted", "deleted and made again", "parent deleted", "in a pause"])
+def test_a_run_whose_folder_is_deleted_ends_and_makes_nothing_again(way, tmp_path):
+    folder = tmp_path / "a" / "run"
+
+    def away():
+        if way == "in a pause":
+            steer(folder, "pause")
+            threading.Timer(0.3, shutil.rmtree, (folder,)).start()
+            return
+        shutil.rmtree(folder.parent if way == "parent deleted" else folder)
+        if way == "deleted and made again":
+            folder.mkdir()
+
+    _, seconds = until_gone(record(plan(recipe=LONG), folder, "cpu"), away)
+    assert seconds < 2
+    time.sleep(1.2)  # longer than from one beat of the heart to the next
+    assert not list(folder.iterdir()) if way == "deleted and made again" else not folder.exists()
+
+
+def test_a_worker_notices_that_its_folder_is_gone_wherever_it_went(whole, workers, tmp_path):
+    """Two processes of their own: one is moved, one deleted."""
+    kept, lost = tmp_path / "kept", tmp_path / "lost"
+    (_, first), (_, second) = (begun(plan(recipe=LONG), folder, workers) for folder in (kept, lost))
+    clock = time.time()
+    kept.rename(tmp_path / "moved")
+    shutil.rmtree(lost, ignore_errors=True)
+    until(lambda: not first.lives and not second.lives)
+    ((t, said),) = [(t, e) for t, e in Tail(tmp_path / "moved" / "events.jsonl").new() if e.word == "failed"]
+    assert t - clock < 5 and "was moved or removed" in said.reason
+    assert (tmp_path / "moved" / "worker.log").read_text().startswith("Gone: ")
+    assert not kept.exists() and not [p for p in lost.rglob("*") if p.name != "worker.log"]
+
+
+def test_a_worker_is_stopped_where_its_folder_lies_by_then(workers, tmp_path):
+    "The folder goes away while `stop` waits: it waits for the process, not for the path."
+    folder = tmp_path / "run"
+    _, who = begun(plan(recipe=LONG), folder, workers)
+    os.kill(who.pid, signal.SIGSTOP)
+    folder.rename(tmp_path / "moved")
+    assert worker_of(tmp_path / "moved") == who and who.lives
+    os.kill(who.pid, signal.SIGCONT)
+    assert stop(tmp_path / "moved").status == "failed"
+    until(lambda: not who.lives)
+
+
+def test_a_number_that_another_process_has_now_is_not_the_worker(tmp_path):
+    this = Worker.this()
+    for other in (
+        Worker(this.pid, "1", this.system),
+        Worker(this.pid, this.began, "elsewhere"),
+        Worker(this.pid),
+    ):
+        assert this.lives and not other.lives
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    who = Worker(child.pid, runs_workers.worker_of.__globals__["_began"](child.pid), this.system)
+    until(lambda: not who.lives, 10)  # it has ended, though nobody has asked how
+    child.wait()
+
+
+# --- two workers ---
+
+
+def test_two_clicks_are_one_worker_and_no_word_of_the_other_in_its_log(workers, tmp_path):
+    folder = tmp_path / "run"
+    write_plan(plan(recipe=LONG), folder)
+    code = "import sys; from lottery_nb.runs.workers import work_alone; work_alone(sys.argv[1:])"
+    words = [sys.executable, "-c", code, str(folder), "cpu", "auto", "auto"]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    workers.extend(p.pid for p in both)
+    until(lambda: any(p.poll() is not None for p in both))
+    first, second = sorted(both, key=lambda p: p.poll() is not None)
+    said = second.communicate()[1]
+    assert (
+        second.returncode == BUSY
+        and said.startswith("Busy: another process works on")
+        and said.count("\n") == 1
+    )
+    until(lambda: of("EpochDone", Run(folder).events))
+    assert first.poll() is None and not of("RunFailed", Run(folder).events)
+    assert stop(folder).status == "stopped" and first.wait(20) == 0
+
+
+def test_the_second_click_is_told_when_its_worker_finds_the_first(workers, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    _, who = begun(plan(recipe=LONG), folder, workers)
+    monkeypatch.setattr(runs_workers, "_is_locked", lambda found: False)  # as it was a moment ago
+    before = (folder / "events.jsonl").read_bytes()
+    monkeypatch.setattr(
+        runs_workers, "_spawn", lambda *_: subprocess.Popen([sys.executable, "-c", f"exit({BUSY})"])
+    )
+    os.kill(who.pid, signal.SIGSTOP)
+    with pytest.raises(Busy):
+        resume(folder, "cpu")
+    assert (folder / "events.jsonl").read_bytes().startswith(before)
+    assert not of("RunFailed", Run(folder).events)
+
+
+def test_errors_of_a_second_worker_do_not_go_into_the_log_of_the_first(workers, tmp_path):
+    folder = tmp_path / "run"
+    begun(plan(recipe=LONG), folder, workers)
+    good = (folder / "plan.json").read_text()
+    for text, how in ((good, ("cuda:99",)), (good, ("cpu", "sideways")), ("{}", ("cpu",))):
+        (folder / "plan.json").write_text(text)
+        with pytest.raises(LotteryError):
+            work(folder, *how)
+    (folder / "plan.json").write_text(good)
+    assert not of("RunFailed", Run(folder).events)
+
+
+def test_the_error_of_a_worker_that_is_alone_goes_into_the_log(tmp_path):
+    write_plan(plan(), tmp_path / "run")
+    with pytest.raises(LotteryError):
+        work(tmp_path / "run", "cuda:99")
+    assert "cuda:99" in of("RunFailed", Run(tmp_path / "run").events)[-1].reason
