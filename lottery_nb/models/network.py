@@ -674,7 +674,8 @@ DRAWN_BY = {
 
 def _generators() -> dict[str, Any]:
     "Where the generators of numpy and of Python stand."
-    _, words, *place = np.random.get_state()
+    state: Any = np.random.get_state()
+    _, words, *place = state
     return {"numpy": (words.tobytes(), place), "random": random.getstate()}
 
 

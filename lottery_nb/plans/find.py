@@ -750,7 +750,7 @@ def rehearse(search: Search, device: torch.device) -> None:
         try_out(replace(dense, domain=dense.domain.to(device)), device)
     θ0 = dense.start
     mask = Mask.dense({n: θ0.weights[n] for n in search.names})
-    s = _Seed(plan.seeds[0], θ0, θ0, _moved(θ0), θ0, mask)
+    s = _Seed(plan.seeds[0], θ0, {}, _moved(θ0), mask)
     _try_scores(search, s, device)
     with about("FindPlan.controls"):
         for c in search.controls:

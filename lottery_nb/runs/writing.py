@@ -431,7 +431,7 @@ def failure(
     "The event of a run that ended by an error: a sentence, and the traceback."
     said = " ".join((str(error) or type(error).__name__).split())[:2000]
     no_memory = isinstance(error, MemoryError) or bool(NO_MEMORY.search(said))
-    number = errno.ENOMEM if no_memory else getattr(error, "errno", None)
+    number: Any = errno.ENOMEM if no_memory else getattr(error, "errno", None)
     remedy = REMEDIES.get(number, "")  # type: ignore[call-overload]
     return RunFailed(f"{said}: {remedy}" if remedy else said, traceback.format_exc()[-64_000:])
 
