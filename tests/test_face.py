@@ -48,7 +48,10 @@ GONE = {  # what had no use outside the package: tables and steps that are metho
     "runs": ("TYPES", "WORDS", "sound", "plan_text"),
     "follow": ("images_done", "told"),
     "forms": ("SIMPLE",),
-    "panel": ("FOLDED_BY",),
+    "panel": (
+        *("FOLDED_BY", "training_fields", "more_training_fields", "pruning_fields"),
+        *("more_pruning_fields", "repeat_fields"),
+    ),
     "plots": ("WHOLE",),
     "rewinding": ("RATED",),
     "cli": ("TRAINS", "OUT", "add_recipe", "add_find", "add_transfer", "add_run", "add_bench", "add_paper"),

@@ -20,6 +20,7 @@ from lottery_nb.workbench import compare as workbench_compare
 from lottery_nb.workbench import workbench as workbench_workbench
 from lottery_nb.workbench import find as workbench_find
 from lottery_nb.core import LotteryError
+from lottery_nb.data.domains import domain
 from lottery_nb.events import EpochDone, RunFailed, RunStarted
 from lottery_nb.pruning.schedules import geometric
 from lottery_nb.runs.log import Log
@@ -203,6 +204,27 @@ def test_long_texts_are_cut():
         and "&lt;i&gt;" in html
         and "<i>" not in html
     )
+
+
+def test_the_form_is_filled_with_the_configuration_of_the_selected_run(home, tmp_path):
+    bench = workbench_workbench.Workbench(home / "find-small", home=home)
+    tab = form_of(bench, lr=0.7, momentum=0.3, patience=4)
+    assert not tab.again.disabled
+    tab.again.click()
+    settle(bench)
+    assert workbench_forms.find_plan(tab.form.values) == SMALL and bench.trouble.value == ""
+    empty = workbench_workbench.Workbench(home=tmp_path)
+    tab = form_of(empty, lr=0.7)
+    tab.again.click()
+    assert tab.again.disabled and tab.form.values["lr"] == 0.7
+
+
+def test_a_run_on_data_of_ones_own_is_refused_by_the_form(home):
+    bench = workbench_workbench.Workbench(home / "find-small", home=home)
+    tab = form_of(bench, lr=0.7)
+    bench.follower.plan = replace(SMALL, source=domain("digits[0-4]").adapt((1, 4, 4)))
+    tab.again.click()
+    assert "a form holds names only" in bench.trouble.value and tab.form.values["lr"] == 0.7
 
 
 def test_a_mended_form_can_be_started_again(tmp_path):

@@ -6,7 +6,7 @@
 __all__ = ['FIND_SECTIONS', 'SAMPLES', 'TEXTS', 'SHORT', 'SPLITS', 'UNREAD', 'find_fields', 'show_asked', 'picture', 'text_row',
            'texts_html', 'balance', 'domain_facts', 'preview', 'schedule_figure', 'layers_figure', 'cost_text',
            'FindTab', 'read_source', 'set_help', 'show_no_source', 'show_network', 'show_refusal', 'check_find',
-           'measure_cost']
+           'measure_cost', 'hold_plan', 'hold_selected']
 
 # %% ../../nbs/workbench/53_find.ipynb #bd830544
 import base64
@@ -262,18 +262,13 @@ class FindTab:
         self.go = button("Run", "play", self.run, "start a worker process", "primary")
         tip = "trains for two seconds in a process of its own"
         self.gauge = button("Measure time and memory", "clock-o", lambda: measure_cost(self), tip)
-        self.side = w.VBox([w.HBox([self.go, self.gauge]), self.why, self.cost, self.form])
+        tip = "fill the form with the configuration of the selected run"
+        self.again = button("From selected run", "copy", lambda: hold_selected(self), tip)
+        self.side = w.VBox([w.HBox([self.go, self.gauge, self.again]), self.why, self.cost, self.form])
 
     def change(self) -> None:
         self.changed, self.wanted = True, False
         self.bench.wake()
-
-    def hold(self, plan: FindPlan) -> None:
-        "Let the form describe a plan."
-        values, fields = values_of(plan), self.form.fields.keys()
-        if not values.keys() <= fields:  # a kind of schedule that was registered after the form was made
-            values |= {"written": schedule_call(plan.schedule)}
-        self.form.hold({name: value for name, value in values.items() if name in fields})
 
     def run(self) -> None:
         "Start a worker on the plan that the form describes; a click that came too late for a form that is refused by now does nothing."
@@ -297,6 +292,7 @@ class FindTab:
             self.wanted = False
             self.run()
         self.gauge.disabled = why.startswith("Not yet") or jobs.busy("measure")
+        self.again.disabled = not isinstance(getattr(self.bench.follower, "plan", None), FindPlan)
 
     def waits_for(self) -> str:
         "Why the form cannot be started; '' where it can."
@@ -426,3 +422,20 @@ def measure_cost(tab: FindTab) -> None:
 
     tab.bench.jobs.begin("measure", lambda: measure(plan, device), keep, failed)
     tab.show_cost(plan)
+
+# %% ../../nbs/workbench/53_find.ipynb #923b81ef
+def hold_plan(form: Form, plan: FindPlan) -> None:
+    "Let the form that finds tickets describe a plan; refuses data and networks that have no name."
+    values, fields = values_of(plan), form.fields.keys()
+    if not values.keys() <= fields:  # a kind of schedule that was registered after the form was made
+        values |= {"written": schedule_call(plan.schedule)}
+    form.hold({name: value for name, value in values.items() if name in fields})
+
+
+def hold_selected(tab: FindTab) -> None:
+    "Let the form describe the search that is selected, to change it and run it again."
+    if tab.bench.follower:
+        try:
+            hold_plan(tab.form, tab.bench.follower.plan)
+        except LotteryError as e:
+            tab.bench.say(e, "find")
