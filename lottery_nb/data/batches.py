@@ -122,7 +122,7 @@ def by_parts(
     "`fn` of some thousand pictures at a time, with levels as `x` has them."
     return torch.cat([as_levels(fn(part.float()), x) for part in x.split(4096)])
 
-
+# %% ../../nbs/data/05_batches.ipynb #4fa09569
 def adapt_pictures(
     x: Tensor,  # uint8 or float32 [N, C, H, W]
     shape: tuple[int, int, int],  # channels, height, width wanted

@@ -125,7 +125,7 @@ def deep_colour(
             return True
     return False
 
-
+# %% ../../nbs/data/03_readers.ipynb #efb89258
 def levels(
     picture: Any,  # a Pillow image with more than 8 bits a pixel
     where: str,  # its place, as it reads in an error
@@ -157,7 +157,7 @@ def flattened(
     seen = colour.astype(np.int64) * alpha + GROUND * (255 - alpha.astype(np.int64))
     return ((seen + 127) // 255).astype(np.uint8)
 
-
+# %% ../../nbs/data/03_readers.ipynb #9f45be05
 def pixels(
     picture: Any,  # a Pillow image
     where: str = "picture",  # its place, as it reads in an error

@@ -164,7 +164,7 @@ def _first_epochs(
     first = seen[seen["value"] >= seen["aim"] - short].groupby(ARM)["epoch"].min()
     return seen[ARM].drop_duplicates().set_index(ARM).join(first).reset_index()
 
-
+# %% ../../nbs/results/39_landmarks.ipynb #967d7bc3
 def _epochs_text(
     epochs: Interval | None,  # None where no seed got there
     reached: int,  # seeds that got there

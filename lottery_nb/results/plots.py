@@ -389,6 +389,17 @@ def dense_missing(
     return "" if len(partners(rows, arm, "dense")) else missing_text(rows, arm, "dense")
 
 # %% ../../nbs/results/40_plots.ipynb #08a66474
+def _without_dense(
+    name: str,  # of a target
+    frame: pd.DataFrame,  # its results
+    panel: pd.DataFrame,  # rows of `summary` in a panel
+) -> list[str]:
+    "A sentence for each start of the tickets in a panel that has no dense network beside it."
+    starts = panel.loc[panel["role"] == "ticket", "start"].unique()
+    why = [text_of(dense_missing(frame, start)) for start in starts]
+    return [f"{name}: {text}, so no dense network stands beside its tickets" for text in why if text]
+
+
 def _renamed(
     trace: go.Scatter,  # of `curves`, changed in place
     seen: set[str | None],  # names that are in the legend already; the trace's is added
@@ -447,9 +458,7 @@ def transfer_curves(
         tables.append(table)
         beyond = max(beyond, says)
         for start, some in by_start(table).items():
-            for at in [start] if start else some.loc[some["role"] == "ticket", "start"].unique():
-                if why := dense_missing(rows, at):
-                    lost[f"{name}: {text_of(why)}, so no dense network stands beside its tickets"] = None
+            lost |= dict.fromkeys(_without_dense(name, rows, some))
             parts.append((f"{name}<br>start: {text_of(start)}" if start else name, some, ends))
     about = f"test {metric}, {seeds_text(pd.concat(tables), confidence)}{beyond}"
     fig = _curve_panels(parts, metric)

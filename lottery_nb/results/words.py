@@ -31,15 +31,15 @@ def _times_text(
     span = density_text(at.max()) + (f" to {density_text(at.min())}" if len(at) > 1 else "")
     return [f"{word} {group['against'].iloc[0]} at {len(at)} of {len(group)} densities ({span})"]
 
-
+# %% ../../nbs/results/42_words.ipynb #3c6e47a2
 def verdicts_text(
     rows: pd.DataFrame,  # of `compare`, one source, domain and start, all partners
 ) -> str:
     "'above dense at 6 of 8 densities (65 % to 7.54 %)' and so on; partners that nothing separates stand together."
     parts, alike, single, lost = [], [], [], []
     for against, every in rows.groupby("against", sort=False):
-        group = every[every["verdict"] != NO_YARDSTICK]
-        lost += list(every.loc[every["verdict"] == NO_YARDSTICK, "text"].unique())
+        group, gone = (every[(every["verdict"] == NO_YARDSTICK) == is_lost] for is_lost in (False, True))
+        lost += list(gone["text"].unique()) if len(gone) else []
         if group.empty:
             continue
         parts += [*_times_text(group, "above"), *_times_text(group, "below")]
