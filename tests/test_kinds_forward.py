@@ -34,6 +34,7 @@ from lottery_nb.pruning.schedules import geometric, linear, one_shot
 from lottery_nb.results.style import density_axis
 from lottery_nb.rewinding.controls import control, CONTROLS
 from lottery_nb.rewinding.snapshots import fresh
+from lottery_nb.runs.writing import run
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(lr=0.05, epochs=2, batch_size=20, schedule="constant", keep="last", precision="fp32")
@@ -1133,3 +1134,37 @@ def test_figures_of_tiny_densities_have_room_for_their_ticks():
         if density < 1e-6:
             gaps = {round(math.log10(a) - math.log10(b)) for a, b in itertools.pairwise(ticks)}
             assert len(ticks) <= 8 and len(gaps) == 1
+
+
+def test_a_transfer_that_cannot_be_trained_is_refused_before_its_first_event():
+    tickets, _ = listen(find_tickets(plan_of(NORMS["1d"], schedule=one_shot(0.5)), "cpu"))
+    there = pictures(name="there", seed=2)
+    one = replace(RECIPE, batch_size=1, epochs=1)
+    plan = TransferPlan(tickets, there, start="rewind", controls=(), recipe=one)
+    with pytest.raises(LotteryError, match="has no statistics of 1 example"):
+        next(transfer(plan, "cpu"))
+    still = TransferPlan(tickets, there, start="rewind", controls=(), recipe=one, body="frozen")
+    (result,), _ = listen(transfer(still, "cpu"))
+    assert not result.failed  # its batch norm keeps its statistics
+
+
+def test_a_refused_plan_leaves_no_run_behind(tmp_path):
+    for network, says in (
+        (module_of(), "cannot be written to a file"),
+        (loads, "no fresh draw"),
+        (Cut, "does not require grad"),
+    ):
+        with pytest.raises(LotteryError, match=says):
+            run(plan_of(network, controls=("reinit",)), tmp_path / "run", "cpu", show=False)
+        assert not list(tmp_path.rglob("*.json*")) and not list(tmp_path.rglob("*.safetensors"))
+
+
+def half_drawn(b):
+    drawn = fresh(b.network, b.seed, "half").weights
+    return replace(b, start=replace(b.start, weights={**b.start.weights, "fc2.weight": drawn["fc2.weight"]}))
+
+
+def test_a_control_that_draws_a_part_of_the_weights_is_one(own_control):
+    own_control("mine", half_drawn, weights="drawn", mask="kept")
+    plan = plan_of("lenet-300-100", controls=("mine",), width=0.1, seeds=2)
+    assert len(listen(find_tickets(plan, "cpu"))[0]) == 4
