@@ -3,11 +3,14 @@
 import collections
 import dataclasses
 import functools
+import itertools
+import math
 import random
 import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,9 +30,11 @@ from lottery_nb.plans.find import find_tickets, FindPlan
 from lottery_nb.plans.transfer import transfer, TransferPlan
 from lottery_nb.pruning.criteria import BATCHES, Scoring, snip
 from lottery_nb.pruning.masks import Mask
-from lottery_nb.pruning.schedules import geometric, one_shot
+from lottery_nb.pruning.schedules import geometric, linear, one_shot
+from lottery_nb.results.style import density_axis
 from lottery_nb.rewinding.controls import control, CONTROLS
 from lottery_nb.rewinding.snapshots import fresh
+from lottery_nb.runs.writing import run
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(lr=0.05, epochs=2, batch_size=20, schedule="constant", keep="last", precision="fp32")
@@ -613,6 +618,38 @@ def test_a_network_that_draws_by_torch_is_let_through(factory):
     assert len(listen(find_tickets(plan, "cpu"))[0]) == 4
 
 
+HELD = OfShape((1, 8, 8), 4)
+HELD_WEIGHT = torch.randn(16, 64)
+
+
+def same_module(shape, n):
+    return HELD
+
+
+def same_layer(shape, n):
+    net = OfShape(shape, n)
+    net.fc = HELD.fc
+    return net
+
+
+def same_tensor(shape, n):
+    net = OfShape(shape, n)
+    net.fc.weight.data = HELD_WEIGHT
+    return net
+
+
+@pytest.mark.parametrize("factory", [same_module, same_layer, same_tensor])
+def test_what_a_factory_holds_is_never_trained(factory):
+    before = {n: p.detach().clone() for n, p in HELD.named_parameters()}, HELD_WEIGHT.clone()
+    arm = arm_of(factory)
+    want = by_hand(arm, arm.network.build(0))
+    assert close(trained(arm), want)
+    tickets, _ = listen(find_tickets(plan_of(factory, controls=("shuffled",)), "cpu"))
+    assert tickets[-1].start("init").weights["fc.weight"].equal(arm.start.weights["fc.weight"])
+    assert all(p.equal(before[0][n]) for n, p in HELD.named_parameters()) and HELD_WEIGHT.equal(before[1])
+    refused(find_tickets(plan_of(factory, controls=("reinit",)), "cpu"), "the same under every seed")
+
+
 def test_the_generators_of_others_stand_where_they_stood_and_torch_too():
     torch.manual_seed(11)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -1076,3 +1113,58 @@ def test_a_network_that_fits_alone_and_not_in_training_is_refused(monkeypatch):
     whole = Network("lenet-300-100", (1, 8, 8), 4, 2000.0).parameters_count
     monkeypatch.setattr(models_network, "free_memory", lambda device: 4 * whole + 1)
     refused(find_tickets(plan_of("lenet-300-100", width=2000.0), "cpu"), "GB in training", "Network.width")
+
+
+@pytest.mark.parametrize("density", [1e-9, 1e-300, 1e-4])
+def test_a_density_that_keeps_no_weight_is_refused(density):
+    for schedule in (one_shot(density), geometric(0.99, 3), linear(density, 3)):
+        if schedule.densities[-1] * 1088 < 0.5:
+            refused(
+                find_tickets(plan_of(OfShape, schedule=schedule), "cpu"),
+                "keeps none of 1,024 weights",
+                "FindPlan.schedule",
+            )
+
+
+def test_figures_of_tiny_densities_have_room_for_their_ticks():
+    for density in (1e-6, 1e-9, 1e-12, 1e-300):
+        axis = density_axis(pd.Series([1.0, 0.5, density]))
+        low, ticks = math.log10(density), axis["tickvals"]
+        assert 3 <= len(ticks) <= 20 and min(ticks) >= density * 0.9 and axis["range"][1] < low
+        if density < 1e-6:
+            gaps = {round(math.log10(a) - math.log10(b)) for a, b in itertools.pairwise(ticks)}
+            assert len(ticks) <= 8 and len(gaps) == 1
+
+
+def test_a_transfer_that_cannot_be_trained_is_refused_before_its_first_event():
+    tickets, _ = listen(find_tickets(plan_of(NORMS["1d"], schedule=one_shot(0.5)), "cpu"))
+    there = pictures(name="there", seed=2)
+    one = replace(RECIPE, batch_size=1, epochs=1)
+    plan = TransferPlan(tickets, there, start="rewind", controls=(), recipe=one)
+    with pytest.raises(LotteryError, match="has no statistics of 1 example"):
+        next(transfer(plan, "cpu"))
+    still = TransferPlan(tickets, there, start="rewind", controls=(), recipe=one, body="frozen")
+    (result,), _ = listen(transfer(still, "cpu"))
+    assert not result.failed  # its batch norm keeps its statistics
+
+
+def test_a_refused_plan_leaves_no_run_behind(tmp_path):
+    for network, says in (
+        (module_of(), "cannot be written to a file"),
+        (loads, "no fresh draw"),
+        (Cut, "does not require grad"),
+    ):
+        with pytest.raises(LotteryError, match=says):
+            run(plan_of(network, controls=("reinit",)), tmp_path / "run", "cpu", show=False)
+        assert not list(tmp_path.rglob("*.json*")) and not list(tmp_path.rglob("*.safetensors"))
+
+
+def half_drawn(b):
+    drawn = fresh(b.network, b.seed, "half").weights
+    return replace(b, start=replace(b.start, weights={**b.start.weights, "fc2.weight": drawn["fc2.weight"]}))
+
+
+def test_a_control_that_draws_a_part_of_the_weights_is_one(own_control):
+    own_control("mine", half_drawn, weights="drawn", mask="kept")
+    plan = plan_of("lenet-300-100", controls=("mine",), width=0.1, seeds=2)
+    assert len(listen(find_tickets(plan, "cpu"))[0]) == 4

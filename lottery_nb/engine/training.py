@@ -415,10 +415,7 @@ def _cannot(arm: Arm, device: torch.device, error: Exception) -> LotteryError:
 _WORK: set[tuple] = set()
 
 
-def try_out(
-    arm: Arm,  # its data on the device
-    device: torch.device,
-) -> None:
+def try_out(arm: Arm, device: torch.device) -> None:
     "Refuse an arm that cannot be trained, which two steps show; that it can is remembered for arms that differ in numbers alone."
     if arm.network.built_in and min(arm.recipe.batch_size, len(arm.domain.train.y)) > 1:
         return  # a network of this package can, but for batch norm in a batch of one
@@ -428,11 +425,11 @@ def try_out(
         return
     try:
         with global_seed(arm.seed, "tried"):
-            _two_steps(arm, device)
+            _two_steps(replace(arm, domain=arm.domain.to(device)), device)
     except LotteryError:
         raise
     except Exception as e:
-        raise _cannot(arm, device, e) from e
+        raise _cannot(replace(arm, domain=arm.domain.to(device)), device, e) from e
     _WORK.add(key)
 
 # %% ../../nbs/engine/26_training.ipynb #122896e9

@@ -522,6 +522,8 @@ def construct(
         return NETWORKS[factory](shape, n, head=network.head, **options_of(network))
     model = called(network)
     check_weights(model)
+    with suppress(Exception):  # a factory may give what it holds: nobody trains that
+        model = deepcopy(model)
     model = model.float()
     given = isinstance(factory, Given)
     logits, _ = run_once(model, shape, None if given else n)  # lazy layers take their shapes here
@@ -744,7 +746,7 @@ def check_draws(
     same = [n for n in here if n in other and first[n].equal(other[n]) and has_values(first[n])]
     if needs and same:
         raise LotteryError(
-            f"weight {same[0]!r} of {label} is the same under every seed, so {' and '.join(needs)} would be no fresh draw ({why or 'it loads weights, or draws by a seed of its own'}): {mend or 'let the factory draw by torch, freeze what must stay, and give weights that are meant as a start as Network(weights=…)'}",
+            f"weight {same[0]!r} of {label} is the same under every seed, so {', '.join(needs)} would be no fresh draw ({why or 'it loads weights, or draws by a seed of its own'}): {mend or 'let the factory draw by torch, freeze what must stay, and give weights that are meant as a start as Network(weights=…)'}",
             "Network.name",
         )
 

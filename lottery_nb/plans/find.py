@@ -735,7 +735,7 @@ def _try_control(search: Search, c: Control, s: _Seed, r: int, device: torch.dev
     arm = _round_arm(search, c, begin, begun, c.keeps(begin, begun))
     check_arms([arm])
     if begun.network != search.network:
-        try_out(replace(arm, domain=arm.domain.to(device)), device)
+        try_out(arm, device)
     check_control(c, begin, replace(begin, seed=s.seed + 1), search.drawable)
 
 
@@ -747,7 +747,7 @@ def rehearse(search: Search, device: torch.device) -> None:
         check_draws(network, len(plan.seeds) > 1, drawing, search.drawable)
         dense = _dense_arm(search, plan.seeds[0])
         check_arms([dense])
-        try_out(replace(dense, domain=dense.domain.to(device)), device)
+        try_out(dense, device)
     θ0 = dense.start
     mask = Mask.dense({n: θ0.weights[n] for n in search.names})
     s = _Seed(plan.seeds[0], θ0, {}, _moved(θ0), mask)

@@ -37,9 +37,10 @@ from ..rewinding.controls import at_rate, check_control, Control, CONTROLS, Role
 
 # %% ../../nbs/plans/29_transfer.ipynb #14123632
 from ..engine.recipes import Recipe
-from ..engine.arms import Arm, FROZEN_NORM, FrozenNorm, NOTHING, Recall, total_steps, Trained
+from ..engine.arms import Arm, check_arms, FROZEN_NORM, FrozenNorm, NOTHING, Recall
+from ..engine.arms import total_steps, Trained
 from ..engine.executors import Executor
-from ..engine.training import train
+from ..engine.training import train, try_out
 from .tickets import Ticket
 from .find import _ours, check_code, check_rates, registered_code, SMALL_SHARE, with_code
 
@@ -379,6 +380,9 @@ def transfer(
     with about("TransferPlan.controls"):
         check_roles(plan)
     arms, where = transfer_arms(plan), pick_device(device)
+    check_arms(arms)
+    for arm in arms:
+        try_out(arm, where)
     images = sum(total_steps(a) * min(a.recipe.batch_size, len(a.domain.train.y)) for a in arms)
     yield Planned(len(arms), float(images))
     yield from _notices(plan)

@@ -350,11 +350,10 @@ def _same_mask(a: Beginning, b: Beginning) -> bool:
 
 
 def _same_weight(a: Beginning, b: Beginning, names: Iterable[str]) -> str:
-    "The first weight among these that two draws share; '' where there is none."
-    pairs = [(n, a.start.weights.get(n), b.start.weights.get(n)) for n in names]
-    return next(
-        (n for n, v, w in pairs if v is not None and w is not None and v.equal(w) and has_values(v)), ""
-    )
+    "The first of these weights where two draws share them all; '' where any differs."
+    pairs = [(n, a.start.weights[n], b.start.weights[n]) for n in names if n in a.start.weights]
+    drawn = [(n, v.equal(w)) for n, v, w in pairs if has_values(v)]
+    return drawn[0][0] if drawn and all(same for _, same in drawn) else ""
 
 
 def check_control(
