@@ -27,7 +27,7 @@ MOVED = {
     "live": "workbench.live",
     "many_runs": "workbench.compare",
     "masks": "pruning.masks",
-    "models": "models.zoo models.network",
+    "models": "models.zoo models.uses models.network",
     "own_data": "data.own",
     "panel": (
         "workbench.forms workbench.live workbench.fields workbench.jobs workbench.find workbench.watch workbench.carry "

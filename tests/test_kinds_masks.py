@@ -16,7 +16,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from lottery_nb.core import LotteryError
 from lottery_nb.data.domains import domain
-from lottery_nb.engine.arms import Arm, ENGINE, engine_of
+from lottery_nb.engine import arms as engine_arms
+from lottery_nb.engine.arms import Arm, ENGINE, engine_of, identity, rules_of
 from lottery_nb.engine.recipes import Recipe
 from lottery_nb.engine.trainer import batches_of
 from lottery_nb.engine.training import train
@@ -701,17 +702,26 @@ def test_frozen_parameters_are_never_named_and_an_all_frozen_network_is_refused(
         listen(train([arm], "cpu"))
 
 
-def test_only_what_changed_has_another_engine():
+def test_only_arms_that_end_otherwise_are_trained_anew():
     def arm(network, mask=None):
         return Arm("a", network, domain(DIGITS), QUICK, 0, fresh(network, 0), mask)
 
-    assert engine_of(arm(Network("lenet-300-100", (1, 8, 8), 5, 0.1))) == 2
-    assert engine_of(arm(Network(lstm, (1, 8, 8), 5))) == 2  # its arms differ by their masks
-    assert engine_of(arm(Network(stem, (1, 8, 8), 5))) == ENGINE == 4
+    assert rules_of(arm(Network("lenet-300-100", (1, 8, 8), 5, 0.1))) == ()
+    assert rules_of(arm(Network(lstm, (1, 8, 8), 5))) == ()  # its arms differ by their masks
+    assert rules_of(arm(Network(stem, (1, 8, 8), 5))) == ("frozen stays",)
     network, name = Network(normed_by("new weight norm"), (1, 8, 8), 5), "1.parametrizations.weight.original1"
     bits = torch.ones(12, 64, dtype=torch.bool)
-    assert engine_of(arm(network, Mask({name: bits}))) == 2
-    assert engine_of(arm(network, Mask({name: bits & (torch.arange(12) > 0)[:, None]}))) == ENGINE
+    whole, part = (Mask({name: bits & (torch.arange(12) >= k)[:, None]}) for k in range(2))
+    assert rules_of(arm(network, whole)) == () and rules_of(arm(network, part)) == ("an empty unit is 0",)
+    assert engine_of(arm(Network(stem, (1, 8, 8), 5))) == ENGINE - 1
+
+
+def test_a_rule_is_part_of_an_identity(monkeypatch):
+    network = Network(stem, (1, 8, 8), 5)
+    one = Arm("a", network, domain(DIGITS), QUICK, 0, fresh(network, 0))
+    now = identity(one, CPU, 1)
+    monkeypatch.setattr(engine_arms, "frozen_by_author", lambda network: frozenset())
+    assert now and identity(one, CPU, 1) != now
 
 
 # --- both densities ---
