@@ -75,7 +75,8 @@ class Ticket:
     vocabulary: Vocabulary | None = None  # that cuts its texts; None: it reads pictures
 
     def __post_init__(self):  # weights that the network was given are its snapshots here
-        object.__setattr__(self, "network", self.network.architecture)
+        if isinstance(self.network, Network):
+            object.__setattr__(self, "network", self.network.architecture)
 
     @property
     def name(self) -> str:
