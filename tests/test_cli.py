@@ -133,7 +133,7 @@ def test_recipe_flags(monkeypatch):
 
 
 def test_search_flags(monkeypatch):
-    p, (out, device, show, layout, listen, executor) = planned(
+    p, (out, device, show, layout, listen, executor, trust) = planned(
         monkeypatch,
         "--network",
         "conv-2",
@@ -166,6 +166,10 @@ def test_search_flags(monkeypatch):
         "tiny:heard",
         "--executor",
         "tiny:sent",
+        "--trust",
+        "guild",
+        "--trust",
+        "mine.nets",
     )
     assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == (
         "conv-2",
@@ -181,10 +185,8 @@ def test_search_flags(monkeypatch):
         and p.floor == 0.5
         and (str(out), device, show, layout) == ("x", "cpu", False, 8)
     )
-    assert (listen, executor) == (["print", "tiny:heard"], "tiny:sent") and planned(monkeypatch)[1][-2:] == (
-        None,
-        "auto",
-    )
+    assert (listen, executor, trust) == (["print", "tiny:heard"], "tiny:sent", ["guild", "mine.nets"])
+    assert planned(monkeypatch)[1][-3:] == (None, "auto", [])
 
 
 @pytest.mark.parametrize(

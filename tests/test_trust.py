@@ -8,8 +8,10 @@ import os
 import pickle
 import shutil
 import stat
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import test_golden
 import tiny
 import torch
 from breaking import places, with_change
+from torch import nn
 
 from lottery_nb.cli import main
 from lottery_nb.code import read_source, reach_of, whole_text
@@ -25,10 +28,16 @@ from lottery_nb.events import event_from, EVENTS, Unknown
 from lottery_nb.files import read_tensors, RunFolder, write_tensors
 from lottery_nb.trust import config_home, config_path
 from lottery_nb.data.own import from_arrays, load_domain, save_domain
-from lottery_nb.pruning.schedules import geometric
+from lottery_nb.models.zoo import NETWORKS
+from lottery_nb.models.network import Network
+from lottery_nb.pruning.schedules import geometric, kind_of, Schedule, SCHEDULES
+from lottery_nb.pruning.criteria import CRITERIA
+from lottery_nb.pruning.scopes import Group, kept_count, SCOPES
+from lottery_nb.rewinding.controls import CONTROLS
 from lottery_nb.engine.recipes import Recipe
+from lottery_nb.engine.arms import identity
 from lottery_nb.plans.tickets import Ticket
-from lottery_nb.plans.find import FindPlan
+from lottery_nb.plans.find import find_tickets, FindPlan
 from lottery_nb.runs.listeners import how_of
 from lottery_nb.runs.log import Tail
 from lottery_nb.runs.reading import read_plan, Run, write_plan
@@ -712,3 +721,330 @@ def test_what_a_stranger_s_plan_names_is_not_noted(planned, own, tmp_path):
     assert len(list((own / "trust").glob("*.json"))) == 1
     another_session()
     assert not read_plan(tmp_path / "again").network.trusted
+
+
+# --- a result belongs to the code that gave it ---
+
+
+def kept(scoring):
+    return {n: w.abs() for n, w in scoring.weights.items()}
+
+
+def turned(scoring):
+    return {n: -w.abs() for n, w in scoring.weights.items()}
+
+
+def together(mask, names, density):
+    return [Group(names, kept_count(density, sum(mask[n].numel() for n in names)))]
+
+
+def apart(mask, names, density):
+    return [Group((n,), kept_count(density, mask[n].numel())) for n in names]
+
+
+def narrow(shape, n):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, n))
+
+
+def smooth(shape, n):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, n))
+
+
+def wide(shape, n):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, n))
+
+
+def halved(b):
+    return replace(b, start=replace(b.start, weights={n: w / 2 for n, w in b.start.weights.items()}))
+
+
+def doubled(b):
+    return replace(b, start=replace(b.start, weights={n: w * 2 for n, w in b.start.weights.items()}))
+
+
+def half(r, rounds):
+    return 0.5**r
+
+
+def third(r, rounds):
+    return 1 / 3**r
+
+
+REGISTERED = {
+    "criterion": (CRITERIA, kept, turned, dict(criterion="own")),
+    "criterion of a notebook": (CRITERIA, lambda s: kept(s), lambda s: turned(s), dict(criterion="own")),
+    "scope": (SCOPES, together, apart, dict(scope="own")),
+    "network": (NETWORKS, narrow, smooth, dict(network="own")),
+    "network of a notebook": (
+        NETWORKS,
+        lambda s, n: narrow(s, n),
+        lambda s, n: smooth(s, n),
+        dict(network="own"),
+    ),
+    "control": (CONTROLS, halved, doubled, dict(controls=("own",))),
+    "schedule": (SCHEDULES, kind_of(half), kind_of(third), dict(schedule=("own", 1))),
+}
+
+
+def small(schedule=("geometric", 1, (0.5,)), **fields):
+    "A small search of what is registered now."
+    how = dict(recipe=Recipe(lr=0.05, epochs=1, batch_size=60), seeds=1, controls=())
+    return FindPlan("digits[0-4]@200", **how | fields, schedule=Schedule(*schedule))
+
+
+@pytest.mark.parametrize("kind", REGISTERED)
+def test_other_code_under_a_registered_name_is_another_plan(kind, tmp_path, monkeypatch):
+    registry, first, second, fields = REGISTERED[kind]
+    monkeypatch.setitem(registry, "own", first)
+    plan = small(**fields)
+    write_plan(plan, tmp_path)
+    assert read_plan(tmp_path).hash == plan.hash == small(**fields).hash == RunFolder(tmp_path).plan_hash()
+    assert next(find_tickets(read_plan(tmp_path), "cpu")).arms > 0
+    monkeypatch.setitem(registry, "own", second)
+    assert small(**fields).hash != plan.hash == read_plan(tmp_path).hash
+    for old in (plan, read_plan(tmp_path)):
+        with pytest.raises(LotteryError, match="own is not the one that the plan was made with"):
+            next(find_tickets(old, "cpu"))
+    with pytest.raises(LotteryError, match="holds the run of another plan"):
+        run(small(**fields), tmp_path, "cpu", show=False)
+
+
+def test_a_plan_of_registered_names_by_an_earlier_version_still_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(CRITERIA, "own", kept)
+    write_plan(small(criterion="own"), tmp_path)
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert [name for name, _ in record.pop("code")] == ["criterion own"]
+    (tmp_path / "plan.json").write_text(json.dumps(record))
+    plan = read_plan(tmp_path)
+    assert plan.code == () and next(find_tickets(plan, "cpu")).arms == 2
+
+
+@pytest.mark.parametrize("code", [3, None, [["a"]], [["a", 3]], "ab", [["a", "b", "c"]]])
+def test_an_odd_code_of_a_plan_is_refused(code, tmp_path):
+    write_plan(small(), tmp_path)
+    record = json.loads((tmp_path / "plan.json").read_text()) | {"code": code}
+    (tmp_path / "plan.json").write_text(json.dumps(record))
+    with pytest.raises(LotteryError):
+        read_plan(tmp_path)
+
+
+def of_network(name):
+    network = Network(name, (1, 8, 8), 5)
+    return identity(tiny.some_arm(network=network), torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("kind", ["network", "network of a notebook"])
+def test_an_arm_of_other_code_is_another_arm(kind, monkeypatch):
+    registry, first, second, _ = REGISTERED[kind]
+    monkeypatch.setitem(registry, "own", first)
+    before = of_network("own")
+    assert before and before == of_network("own")
+    monkeypatch.setitem(registry, "own", second)
+    assert of_network("own") != before
+
+
+def test_an_arm_under_another_version_of_a_package_is_another_arm(monkeypatch):
+    before = of_network("test_trust:narrow"), of_network("lenet-300-100")
+    monkeypatch.setattr("lottery_nb.code._REACHED", {})
+    monkeypatch.setattr("lottery_nb.code.version_of", lambda top: f"{top} 99")
+    after = of_network("test_trust:narrow"), of_network("lenet-300-100")
+    assert after[0] != before[0] and after[1] == before[1]
+
+
+def test_an_edited_helper_gives_another_plan_and_another_arm(modules):
+    (modules / "nets.py").write_text(
+        "from torch import nn\nimport late\n"
+        "def net(shape, n): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), late.act(), nn.Linear(8, n))\n"
+    )
+    seen = []
+    for text in ("nn.ReLU()", "nn.Tanh()", "nn.ReLU()\ndef more(): pass"):
+        (modules / "late.py").write_text(f"from torch import nn\ndef act(): return {text}\n")
+        another_session()
+        seen.append((small(network="nets:net").hash, of_network("nets:net")))
+    assert seen[0] == seen[2] != seen[1] and seen[0][1] != seen[1][1]
+
+
+def test_a_ticket_goes_on_with_another_factory_where_its_source_has_moved(planned, modules, capsys):
+    found = run(read_plan(planned), planned, "cpu", show=False)
+    ticket, x = found.tickets[0], torch.rand(3, 1, 8, 8)
+    out = ticket.model()(x)
+    (modules / "nets.py").rename(modules / "moved.py")
+    another_session()
+    ticket = found.tickets[0]
+    with pytest.raises(LotteryError, match="put the module on the path"):
+        ticket.model()
+    for network in (narrow, "test_trust:narrow", "moved:net"):
+        assert torch.equal(ticket.model(network=network)(x), out)
+        assert ticket.made_by(network).content != ticket.content
+    with pytest.raises(LotteryError):
+        ticket.model(network=wide)
+    line = ["transfer", str(planned), "--targets", "digits[0-2]@100", "--device", "cpu", "--quiet"]
+    line += ["--controls", "none", "--start", "rewind", "--epochs", "1"]
+    assert (
+        main([*line, "--out", str(planned.parent / "no")]) == 2
+        and "put the module" in capsys.readouterr().err
+    )
+    assert main([*line, "--out", str(planned.parent / "t"), "--network", "moved:net"]) == 0
+
+
+def test_a_worker_finds_no_module_in_the_folder_that_it_is_started_in(tmp_path, monkeypatch):
+    (tmp_path / "tqdm.py").write_text("raise SystemExit('imported from the folder')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    write_plan(small(), tmp_path / "run")
+    found = resume(tmp_path / "run", "cpu")
+    with tiny.within(120):
+        while found.status in ("planned", "running"):
+            time.sleep(0.1)
+    assert found.status == "done", found.events[-1]
+
+
+# --- the canary ---
+
+CANARY = """
+import importlib.abc, json, sys, warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+from lottery_nb.cli import main
+from lottery_nb.core import LotteryError
+from lottery_nb.data.own import load_domain
+from lottery_nb.plans.tickets import Ticket
+from lottery_nb.runs.reading import Run, read_plan
+from lottery_nb.runs.workers import glance, runs
+from lottery_nb.results.report import write_report
+from lottery_nb.workbench import workbench
+from lottery_nb.workbench.cell import cell_of
+from lottery_nb.workbench.follow import Follower
+from lottery_nb.workbench.workbench import Workbench
+
+workbench.PUMPING = False
+home, clean, out = map(Path, sys.argv[1:])
+
+
+def look(folder):
+    "Everything that only reads or shows a run; what is refused is refused in a sentence."
+    done = 0
+    for do in (
+        lambda: read_plan(folder), lambda: Run(folder).frame, lambda: Run(folder).tickets, lambda: Run(folder).info,
+        lambda: glance(folder), lambda: repr(Run(folder)), lambda: [e.says() for e in Run(folder).events],
+        lambda: write_report(out / "report.html", Run(folder)), lambda: cell_of(folder),
+        lambda: Follower(folder).read(), lambda: [Ticket.load(f) for f in sorted(folder.glob("*/*-r0*.safetensors"))],
+        *(lambda f=f: load_domain(f) for f in folder.glob("inputs/*.safetensors") if b'x_ends' in f.read_bytes()),
+    ):
+        try:
+            do()
+            done += 1
+        except LotteryError as e:
+            assert "\\n" not in str(e), str(e)
+            print(folder.name, e, file=sys.stderr)
+    for words in (["show"], ["status"], ["export", str(out / "tickets")]):
+        main([words[0], str(folder), *words[1:]])
+    main(["show", str(folder), "--csv", str(out / "r.csv"), "--report", str(out / "r.html")])
+    return done
+
+
+def first_look(folder):
+    "What the workbench does when it is opened on a run: every tab in front, until its jobs are done."
+    bench = Workbench(folder, home=folder.parent)
+    for tab in bench.tabs:
+        bench.bar.place.value = tab
+        for name in ("run", "runs"):
+            form = getattr(bench.tabs[tab], "form", None)
+        if tab == "transfer":
+            control = form.fields["run"].control
+            bench.due = dict.fromkeys(bench.due, 0.0)
+            bench.tick()
+            for thread in list(bench.jobs.going.values()):
+                thread.join(60)
+            bench.tick()
+            options = [v for _, v in getattr(control, "options", ())]
+            control.value = next((v for v in options if v and Path(v).name == folder.name), control.value)
+        for _ in range(4):
+            bench.due = dict.fromkeys(bench.due, 0.0)
+            bench.tick()
+            for thread in list(bench.jobs.going.values()):
+                thread.join(60)
+
+
+def all_of(folders):
+    done = [look(folder) for folder in folders]
+    main(["runs", str(folders[0].parent)])
+    runs(folders[0].parent)
+    for folder in folders:
+        first_look(folder)
+    return done
+
+
+assert all(n >= 11 for n in all_of(sorted(clean.iterdir())))  # whatever is imported late is imported now
+known = {name.partition(".")[0] for name in sys.modules} | set(sys.stdlib_module_names)
+asked = []
+
+
+class Canary(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in known:
+            asked.append(name)
+            raise SystemExit(f"imported {name}")
+
+
+sys.meta_path.insert(0, Canary())
+done = all_of(sorted(home.iterdir()))
+assert not asked, asked
+print(json.dumps(done))
+"""
+
+
+def hostile_folders(clean, home):
+    "Copies of finished runs in which everything that may hold a name holds one that must not be looked up."
+    told = {"type": "Reference", "name": "trap:go", "source": "0" * 16}
+    fields = {
+        "network": [told, "Plugged", NETWORK | {"name": told}, "trap:go"],
+        "criterion": [told, "Plugged", "trap:go"],
+        "scope": [told, "Plugged"],
+        "controls": [[told], ["Plugged", told], ["trap:go"]],
+        "schedule": [
+            {"type": "Schedule", "kind": kind, "rounds": 2, "numbers": []} for kind in (told, "Plugged")
+        ],
+        "source": ["trap:go", "Plugged"],
+        "targets": [["Plugged"], ["trap:go@3"]],
+        "code": [[["control Plugged", "x"]]],
+    }
+    for finished in sorted(clean.iterdir()):
+        plan = json.loads((finished / "plan.json").read_text())
+        for field, values in fields.items():
+            for k, value in enumerate(
+                values if finished.name != "texts" and (field in plan or field == "code") else ()
+            ):
+                folder = home / f"{finished.name}-{field}-{k}"
+                shutil.copytree(finished, folder)
+                (folder / "plan.json").write_text(json.dumps(plan | {field: value}))
+        folder = home / f"{finished.name}-all"
+        shutil.copytree(finished, folder)
+        lines = (folder / "events.jsonl").read_text().splitlines()
+        stranger = ['{"t":1.0,"event":"Plugged","arm":3}', '{"t":1.0,"event":"trap:go","name":{"a":[1]}}']
+        renamed = [line.replace("reinit", "Plugged").replace("digits[0-4]@200", "trap:go") for line in lines]
+        (folder / "events.jsonl").write_text("\n".join([lines[0], *stranger, *renamed[1:], *stranger]) + "\n")
+        (folder / "how.json").write_text('{"executor": "trap:go", "listeners": ["Plugged", "trap:go"]}')
+        for file in [*folder.glob("tickets/*"), *folder.glob("inputs/*")]:
+            tensors, record = read_tensors(file)
+            if "network" in record:
+                write_tensors(file, tensors, record | {"network": record["network"] | {"name": told}})
+            elif "domain" in record:
+                write_tensors(
+                    file, tensors, with_change(record, ("domain", "items", 0, 1, "base"), "Plugged")
+                )
+
+
+def test_nothing_is_imported_by_loading_showing_listing_exporting_and_looking(trap, own, tmp_path):
+    shutil.copytree(test_golden.HOME / "folders", clean := tmp_path / "clean")
+    (home := tmp_path / "home").mkdir()
+    hostile_folders(clean, home)
+    assert len(list(home.iterdir())) > 20
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(trap), *sys.path])}
+    line = [sys.executable, "-c", CANARY, str(home), str(clean), str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    looked = json.loads(done.stdout.splitlines()[-1])
+    assert len(looked) == len(list(home.iterdir())) and min(looked) >= 5 and sum(n >= 11 for n in looked) >= 5
+    assert not own.exists()  # and nothing is trusted for it

@@ -16,6 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 # %% ../../nbs/workbench/55_carry.ipynb #7daa82b5
+from ..core import LotteryError, quietly
 from ..data.builtin import DOMAINS
 from ..data.names import SHIFTS
 from ..data.domains import domain
@@ -77,7 +78,11 @@ def likely_targets(
     source: str,  # name of a domain
 ) -> list[str]:
     "Targets that come to mind: the source under each shift, and the other domains of its kind."
-    there = domain(source)
+    try:
+        with quietly():  # a ticket names it
+            there = domain(source)
+    except LotteryError:  # of another process, or of a package that is not loaded
+        return [*DOMAINS]
     names = [name for name in DOMAINS.names if name != there.spec.base]
     alike = [
         n for n in names if n not in DOMAINS or domain(n).modality == there.modality
