@@ -6,7 +6,6 @@ import io
 import json
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from lottery_nb import cli
 from lottery_nb.core import LotteryError
 from lottery_nb.events import ArmDone, ArmStarted, EpochDone, event_from
 from lottery_nb.results.report import write_report
+from lottery_nb.runs import log as runs_log
 from lottery_nb.runs.log import Epochs, frame_of, RESULT_COLUMNS, RunState, Tail
 from lottery_nb.runs.reading import Run
 from lottery_nb.runs.writing import run
@@ -213,6 +213,44 @@ def test_a_line_that_is_written_otherwise_is_not_passed_over(line, tmp_path):
         assert [e for _, e in Tail(tmp_path / "log", **how).new()] == [event_from(line)]
 
 
+def test_an_epoch_as_we_write_it_is_what_its_json_says():
+    draw, quick = random.Random(5), 0
+    odd = [
+        0.0,
+        1,
+        -1,
+        1e-5,
+        -2.5e300,
+        5e-324,
+        float("inf"),
+        float("nan"),
+        10**17,
+        10**19,
+        0.1,
+        2.0,
+        True,
+        "1",
+        None,
+    ]
+    for _ in range(3000):
+        record = {"t": draw.choice([1.5] * 9 + [2, 1e12, -1.0, 3.25]), "event": "EpochDone"}
+        record |= {"arm": draw.choice(["r00/dense/s0", 'a"b', "ä", "\\n", "x" * 300, ""])}
+        record |= {n: draw.choice([3, 0, 7, *odd[:2]]) for n in ("epoch", "step")}
+        names = ("lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
+        record |= {n: draw.choice(odd if draw.random() < 0.05 else [0.25, 1e-7, 3.5]) for n in names}
+        line = (json.dumps(record, separators=(",", ":"), ensure_ascii=draw.random() < 0.5) + "\n").encode()
+        pair = Tail("")._pair(line)
+        quick += bool(found := runs_log.EPOCH.fullmatch(line))
+        e = event_from(line)
+        sound = runs_log.is_amount(record["t"]) and record["t"] < 9e9 and e.sound()
+        assert (
+            (pair == (record["t"], e) if pair else not sound) and bool(pair) == sound or "nan" in repr(e)
+        ), line
+        if found:
+            assert repr(pair[1]) == repr(e)
+    assert 300 < quick < 2900
+
+
 # --- half a million events ---
 
 
@@ -253,26 +291,37 @@ def long_log(folder, source, events):
 
 
 MEASURE = """
-import resource, sys
+import json, re, resource, sys, time
 from lottery_nb import cli
 from lottery_nb.results.tables import text_table
 from lottery_nb.results.verdict import undertrained
 from lottery_nb.runs.reading import Run
 import lottery_nb.runs.writing, lottery_nb.results.report
+
+def memory(which):
+    return int(re.search(rf"{which}:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
 cli.main([sys.argv[1], sys.argv[2]])
-before = resource.getrusage(resource.RUSAGE_SELF)
+before, start = resource.getrusage(resource.RUSAGE_SELF), memory("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
 cli.main([sys.argv[1], sys.argv[3]])
 after = resource.getrusage(resource.RUSAGE_SELF)
 seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-print("cost", seconds, (after.ru_maxrss - before.ru_maxrss) / 1024, file=sys.stderr)
+peak = memory("VmHWM") - start
+lines = open(sys.argv[3] + "/events.jsonl", "rb").readlines()[:20_000]
+clock = time.process_time()
+for line in lines:
+    json.loads(line)
+json_seconds = (time.process_time() - clock) / len(lines)
+print("cost", seconds, peak, json_seconds, file=sys.stderr)
 """
 
 
 def cost(command, small, large):
-    "Seconds of a processor and megabytes above the start that a command takes for a run."
+    "Seconds of a processor and megabytes above the start that a command takes for a run; and the seconds that JSON alone takes for a line of its log, here and now."
     words = [sys.executable, "-c", MEASURE, command, str(small), str(large)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return tuple(map(float, re.search(r"cost (\S+) (\S+)", done.stderr).groups())), done.stdout
+    return tuple(map(float, re.search(r"cost (\S+) (\S+) (\S+)", done.stderr).groups())), done.stdout
 
 
 @pytest.mark.parametrize("events", [50_000, 500_000])
@@ -283,8 +332,9 @@ def test_a_long_log_is_shown_and_told_of_in_little_time_and_memory(
         pytest.skip("a log of 129 MB: run with --flags slow")
     folder, share = long_log(tmp_path / "long", whole, events), events / 500_000
     for command, seconds, megabytes in (("show", 5, 300), ("status", 2, 50)):
-        (took, more), out = cost(command, whole.path, folder)
+        (took, more, line), out = cost(command, whole.path, folder)
         record_property(command, f"{took:.2f} s, {more:.0f} MB")
-        assert took < max(1.5, seconds * share) and more < max(60, megabytes * share), (command, took, more)
+        slow = max(1.0, line / 2.5e-6)  # a machine at other work is slower than one at rest
+        assert took < max(1.5, seconds * share) * slow, (command, took, line)
+        assert more < max(60, megabytes * share), (command, more)
         assert "long" in out
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
