@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LotteryError', 'Busy', 'NotFound', 'Unreadable',
-           'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded', 'field_in',
-           'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'processor_name', 'seed_for',
-           'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'Records',
-           'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical', 'one_text', 'from_plain',
-           'density_text', 'time_text']
+           'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'package_line', 'loaded',
+           'field_in', 'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'processor_name',
+           'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text',
+           'Records', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical', 'one_text',
+           'from_plain', 'density_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -168,6 +168,13 @@ class Registry(dict):
         advice = f"did you mean {hint!r}?" if hint else f"choose one of {', '.join(self.names)}"
         raise LotteryError(f"unknown {self.kind} {name!r}: {advice}")
 
+    def line(self, name: str) -> str:
+        "The line that tells a person what a name stands for: a record's help, else how a docstring begins; nothing is loaded for it."
+        if name not in self:
+            return package_line(entries_of(self.kind)[name])
+        said = getattr(self[name], "help", "") or function_of(self[name]).__doc__ or ""
+        return said.strip().partition("\n")[0].partition("; refuses")[0].rstrip(".")
+
     def home(self, name: str) -> str:
         "The module to import so that the name is known; '' for one of this package, of an entry point or of a notebook."
         module = getattr(function_of(self[name]), "__module__", None) or ""
@@ -216,6 +223,11 @@ def entries_of(
 ) -> dict[str, metadata.EntryPoint]:
     "The entry points that installed packages give to a registry, by name; none is loaded."
     return {e.name: e for e in metadata.entry_points(group=f"lottery_nb.{kind.replace(' ', '_')}")}
+
+
+def package_line(entry: metadata.EntryPoint) -> str:
+    "Where a name of an installed package comes from, as a person reads it."
+    return f"of an installed package ({entry.value})"
 
 
 def loaded(entry: metadata.EntryPoint) -> Any:
@@ -429,6 +441,8 @@ def fields_text(
 
 
 T = TypeVar("T")
+
+
 class Records(Registry):
     "Classes that `from_plain` may build; a copy that a notebook makes of one is that notebook's alone."
 

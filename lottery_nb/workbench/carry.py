@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 from ..data.builtin import DOMAINS
 from ..data.names import SHIFTS
 from ..data.domains import domain
+from ..rewinding.controls import CONTROLS
 from ..plans.tickets import Ticket
 from ..plans.transfer import TransferPlan
 from ..runs.reading import Run
@@ -36,7 +37,6 @@ from lottery_nb.workbench.charts import (
     targets_height,
 )
 from .jobs import Easel, WorkbenchLike
-from .find import control_help
 
 # %% ../../nbs/workbench/55_carry.ipynb #5e4d1305
 def asked(
@@ -85,7 +85,7 @@ def how_fields() -> dict[str, Field]:
         "start": asked("start", starts),
         "body": choice("body", "Body"),
         "head": choice("head", "Head"),
-        "controls": asked("controls", Checks("Controls", controls, TRANSFER["controls"], control_help)),
+        "controls": asked("controls", Checks("Controls", controls, TRANSFER["controls"], CONTROLS.line)),
         "epochs": Field(Count("Epochs", TRANSFER["epochs"]), "0: as the tickets were found"),
     }
 

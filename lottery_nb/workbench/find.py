@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SAMPLES', 'TEXTS', 'SHORT', 'SPLITS', 'UNREAD', 'of', 'choice', 'number', 'source_fields', 'network_fields',
-           'training_fields', 'more_training_fields', 'pruning_fields', 'more_pruning_fields', 'control_help',
-           'number_label', 'repeat_fields', 'find_fields', 'show_asked', 'picture', 'text_row', 'texts_html', 'balance',
-           'domain_facts', 'preview', 'schedule_figure', 'layers_figure', 'cost_text', 'FindTab', 'read_source',
-           'set_help', 'show_no_source', 'show_network', 'show_refusal', 'check_find', 'measure_cost']
+           'training_fields', 'more_training_fields', 'pruning_fields', 'more_pruning_fields', 'number_label',
+           'repeat_fields', 'find_fields', 'show_asked', 'picture', 'text_row', 'texts_html', 'balance', 'domain_facts',
+           'preview', 'schedule_figure', 'layers_figure', 'cost_text', 'FindTab', 'read_source', 'set_help',
+           'show_no_source', 'show_network', 'show_refusal', 'check_find', 'measure_cost']
 
 # %% ../../nbs/workbench/53_find.ipynb #bd830544
 import base64
@@ -159,11 +159,6 @@ def more_pruning_fields() -> dict[str, Field]:
     }
 
 # %% ../../nbs/workbench/53_find.ipynb #5a8f4e52
-def control_help(name: str) -> str:
-    "The line that tells a person what a control is; nothing is loaded for it."
-    return CONTROLS[name].help if name in CONTROLS else "of an installed package"
-
-
 def number_label() -> str:
     "What the number behind a rewind point is: 'Step or epoch'."
     return " or ".join(name for name, point in POINTS.items() if point.usual is not None).capitalize()
@@ -171,7 +166,7 @@ def number_label() -> str:
 
 def repeat_fields() -> dict[str, Field]:
     "Where networks go back to, how often all is repeated, and the controls."
-    controls = Checks("Controls", CONTROLS.beside_tickets, FIND["controls"], control_help)
+    controls = Checks("Controls", CONTROLS.beside_tickets, FIND["controls"], CONTROLS.line)
     return {
         "rewind": Field(pick("Rewind to", POINTS.names, FIND["rewind"]), "where the kept weights go back to"),
         "rewind_at": Field(Count(number_label(), FIND["rewind_at"]), "of the first training"),
