@@ -212,8 +212,11 @@ def names_table(
     if not any(lines.values()):
         return ""
     side = max(map(len, lines)) + 4
-    how = dict(width=max(shutil.get_terminal_size().columns - 2, side + 20), subsequent_indent=" " * side)
-    rows = (textwrap.fill(f"  {name:<{side - 2}}{line}", **how) for name, line in lines.items())
+    width = max(shutil.get_terminal_size().columns - 2, side + 20)
+    rows = (
+        textwrap.fill(f"  {name:<{side - 2}}{line}", width, subsequent_indent=" " * side)
+        for name, line in lines.items()
+    )
     return "\n".join([f"\nnames for {flag}:", *rows, ""])
 
 # %% ../nbs/65_cli.ipynb #3bceef98

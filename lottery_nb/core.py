@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LotteryError', 'Busy', 'NotFound', 'Unreadable',
-           'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'package_line', 'loaded',
-           'field_in', 'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'processor_name',
-           'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text',
-           'Records', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical', 'one_text',
-           'from_plain', 'density_text', 'time_text']
+           'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'line_of', 'entries_of', 'package_line',
+           'loaded', 'field_in', 'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores',
+           'processor_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of',
+           'fields_text', 'Records', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical',
+           'one_text', 'from_plain', 'density_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -170,10 +170,7 @@ class Registry(dict):
 
     def line(self, name: str) -> str:
         "The line that tells a person what a name stands for: a record's help, else how a docstring begins; nothing is loaded for it."
-        if name not in self:
-            return package_line(entries_of(self.kind)[name])
-        said = getattr(self[name], "help", "") or function_of(self[name]).__doc__ or ""
-        return said.strip().partition("\n")[0].partition("; refuses")[0].rstrip(".")
+        return line_of(self[name]) if name in self else package_line(entries_of(self.kind)[name])
 
     def home(self, name: str) -> str:
         "The module to import so that the name is known; '' for one of this package, of an entry point or of a notebook."
@@ -216,6 +213,14 @@ def function_of(
     if dataclasses.is_dataclass(entry) and not isinstance(entry, type):
         entry = next((v for f in dataclasses.fields(entry) if callable(v := getattr(entry, f.name))), entry)
     return getattr(entry, "func", entry)
+
+
+def line_of(
+    entry: Any,  # of a registry
+) -> str:
+    "The line that tells a person what an entry is."
+    said = getattr(entry, "help", "") or function_of(entry).__doc__ or ""
+    return said.strip().partition("\n")[0].partition("; refuses")[0].rstrip(".")
 
 
 def entries_of(
