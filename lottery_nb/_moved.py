@@ -51,6 +51,7 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
+    "core.named": "imported",
     "many_runs.KEPT": "CACHE_SIZE",
     "panel.SHORT": "TEXT_LENGTH",
     "panel.TEXTS": "TEXTS_SHOWN",

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, TYPE_CHECKING
 
 from . import __version__
-from .core import check_choice, entries_of, LotteryError, named, names_of, package_line
+from .core import check_choice, entries_of, imported, LotteryError, names_of, package_line
 
 if TYPE_CHECKING:
     from lottery_nb.engine.recipes import Recipe
@@ -704,7 +704,7 @@ SCALE = flag(
 def paper_of(args: argparse.Namespace) -> "Paper":
     "The paper that the flags name; refuses a network and switches for a paper that has none."
     check_choice(args.name, tuple(PAPERS), "paper")
-    make = named(PAPERS[args.name])
+    make = imported(PAPERS[args.name])
     if args.name == "sparse-transfer":
         return make(args.scale, args.network, switches_of(args))
     if args.network or args.switch:

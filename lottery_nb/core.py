@@ -7,7 +7,7 @@ __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'Lo
            'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'line_of', 'entries_of', 'package_line',
            'loaded', 'field_in', 'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores',
            'processor_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of',
-           'fields_text', 'Records', 'data', 'name_of', 'named', 'source_of', 'Reference', 'to_plain', 'canonical',
+           'fields_text', 'Records', 'data', 'name_of', 'imported', 'source_of', 'Reference', 'to_plain', 'canonical',
            'one_text', 'from_plain', 'density_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
@@ -159,7 +159,7 @@ class Registry(dict):
 
     def __missing__(self, name):
         if isinstance(name, str) and self.imports and ":" in name:
-            return self.entry(named(name))
+            return self.entry(imported(name))
         if name in (entries := entries_of(self.kind)):
             thing = loaded(entries[name])
             return self[name] if name in self else self.setdefault(name, self.entry(thing))
@@ -203,7 +203,7 @@ class Registry(dict):
         if not isinstance(value, str) or READING.get() and ":" not in value:
             return value
         self.find(value)
-        return Reference.to(named(value)) if ":" in value and value not in self else value
+        return Reference.to(imported(value)) if ":" in value and value not in self else value
 
 # %% ../nbs/00_core.ipynb #bca912d6
 def function_of(
@@ -494,7 +494,7 @@ READING = ContextVar("READING", default=False)
 "Whether a file is being read: nothing is imported then."
 
 
-def named(
+def imported(
     name: str,  # 'package.module:name'
 ) -> Any:
     "What `module:name` stands for; refuses another form, a name that cannot be imported, and any name while a file is read."
@@ -549,7 +549,7 @@ class Reference:
 
     def found(self) -> Callable:
         "The function itself."
-        fn = named(self.name)
+        fn = imported(self.name)
         if Reference.to(fn).source == self.source:
             return fn
         raise LotteryError(

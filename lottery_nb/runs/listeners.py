@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..core import entries_of, LotteryError, name_of, named, Registry
+from ..core import entries_of, imported, LotteryError, name_of, Registry
 from ..events import Event, event
 from ..files import reading, RunFolder, write_atomic
 from ..engine.executors import Executor, EXECUTORS
@@ -67,7 +67,7 @@ def spelled(
             return name
     name = name_of(thing) or ""
     try:
-        return name if name and named(name) is thing else ""
+        return name if name and imported(name) is thing else ""
     except LotteryError:
         return ""
 

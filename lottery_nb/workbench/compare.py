@@ -300,11 +300,11 @@ def add_overlap(
 ) -> None:
     "Add what two masks share in a layer, and what two random masks would."
     name = text_of(layer.removesuffix(".weight"))
-    for column, dash, named in (("iou", "solid", name), ("chance", "dot", "by chance")):
+    for column, dash, label in (("iou", "solid", name), ("chance", "dot", "by chance")):
         fig.add_scatter(
             x=rows["density"],
             y=100 * rows[column],
-            name=named,
+            name=label,
             legendgroup=layer,
             showlegend=column == "iou",
             mode="lines+markers" if column == "iou" else "lines",
