@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'LotteryError', 'Busy', 'NotFound', 'Unreadable',
-           'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'line_of', 'entries_of', 'package_line',
-           'loaded', 'field_in', 'check_choice', 'check_number', 'Later', 'pick_device', 'device_name', 'cores',
-           'processor_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of',
-           'fields_text', 'Records', 'data', 'name_of', 'imported', 'source_of', 'Reference', 'to_plain', 'canonical',
-           'one_text', 'from_plain', 'density_text', 'time_text']
+           'expect_error', 'about', 'deprecated', 'Registry', 'function_of', 'entries_of', 'loaded', 'line_of',
+           'package_line', 'callable_of', 'field_in', 'check_choice', 'check_number', 'Later', 'pick_device',
+           'device_name', 'cores', 'processor_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting',
+           'choices_in', 'names_of', 'fields_text', 'Records', 'data', 'name_of', 'imported', 'source_of', 'Reference',
+           'to_plain', 'canonical', 'one_text', 'from_plain', 'density_text', 'time_text']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -215,24 +215,11 @@ def function_of(
     return getattr(entry, "func", entry)
 
 
-def line_of(
-    entry: Any,  # of a registry
-) -> str:
-    "The line that tells a person what an entry is."
-    said = getattr(entry, "help", "") or function_of(entry).__doc__ or ""
-    return said.strip().partition("\n")[0].partition("; refuses")[0].rstrip(".")
-
-
 def entries_of(
     kind: str,  # of a registry: 'criterion', 'kind of record'
 ) -> dict[str, metadata.EntryPoint]:
     "The entry points that installed packages give to a registry, by name; none is loaded."
     return {e.name: e for e in metadata.entry_points(group=f"lottery_nb.{kind.replace(' ', '_')}")}
-
-
-def package_line(entry: metadata.EntryPoint) -> str:
-    "Where a name of an installed package comes from, as a person reads it."
-    return f"of an installed package ({entry.value})"
 
 
 def loaded(entry: metadata.EntryPoint) -> Any:
@@ -244,6 +231,34 @@ def loaded(entry: metadata.EntryPoint) -> Any:
         raise LotteryError(
             f"{entry.name!r} of {package} cannot be loaded ({e}): mend or remove that package"
         ) from None
+
+# %% ../nbs/00_core.ipynb #28cabd9e
+def line_of(
+    entry: Any,  # of a registry
+) -> str:
+    "The line that tells a person what an entry is."
+    said = getattr(entry, "help", "") or function_of(entry).__doc__ or ""
+    return said.strip().partition("\n")[0].partition("; refuses")[0].rstrip(".")
+
+
+def package_line(entry: metadata.EntryPoint) -> str:
+    "Where a name of an installed package comes from, as a person reads it."
+    return f"of an installed package ({entry.value})"
+
+
+def callable_of(
+    registry: Registry,
+    value: Any,  # a name, or what is called itself; a class is made without arguments
+    takes: str,  # what it is called with, as it reads in an error: '(event, folder)'
+) -> Any:
+    "What a name stands for, to be called; refuses what cannot be."
+    found = registry.find(value)
+    made = found() if isinstance(found, type) else found
+    if not callable(made):
+        raise LotteryError(
+            f"{registry.kind} {value!r}: give one of {', '.join(registry)}, 'package.module:name', or a function {takes}"
+        )
+    return made
 
 # %% ../nbs/00_core.ipynb #f29c79c2
 def field_in(

@@ -271,7 +271,7 @@ class Saved:
     record: Record
     now: Snapshot | None = None  # where it stands; None: it has ended
     metrics: dict = field(default_factory=dict)  # of a training that has ended
-    told: tuple[Event, ...] = ()  # its events so far
+    events: tuple[Event, ...] = ()  # so far
 
 # %% ../../nbs/engine/22_arms.ipynb #4a4eb6b9
 class Recall:

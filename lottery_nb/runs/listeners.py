@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..core import entries_of, imported, LotteryError, name_of, Registry
+from ..core import callable_of, entries_of, imported, LotteryError, name_of, Registry
 from ..events import Event, event
 from ..files import reading, RunFolder, write_atomic
 from ..engine.executors import Executor, EXECUTORS
@@ -34,14 +34,7 @@ def listener_of(
     listener: str | Listener,  # a name that `LISTENERS` finds, or a listener itself
 ) -> Listener:
     "The listener of a name; refuses what is none."
-    hears = LISTENERS.find(listener)
-    if isinstance(hears, type):
-        hears = hears()
-    if not callable(hears):
-        raise LotteryError(
-            f"listener {listener!r}: give one of {', '.join(LISTENERS)}, 'package.module:name', or a function (event, folder)"
-        )
-    return hears
+    return callable_of(LISTENERS, listener, "(event, folder)")
 
 
 @LISTENERS.register("print")
