@@ -51,6 +51,12 @@ MOVED = {
 "Module of version 0.1 -> the rooms that hold its names now."
 
 RENAMED: dict[str, str] = {
+    "core.named": "imported",
+    "many_runs.KEPT": "CACHE_SIZE",
+    "panel.SHORT": "TEXT_LENGTH",
+    "panel.TEXTS": "TEXTS_SHOWN",
+    "panel.SAMPLES": "PICTURES_PER_CLASS",
+    "panel.UNREAD": "WAITS_FOR_SOURCE",
     "tickets.KINDS": "FIELD_KINDS",
     "tickets.STARTS": "TICKET_STARTS",
     "training.Stack": "Trainer",

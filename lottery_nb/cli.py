@@ -5,21 +5,24 @@
 # %% auto #0
 __all__ = ['TYPES', 'COMMANDS', 'RUN', 'DEVICE', 'QUIET', 'LAYOUT', 'TRAINS', 'HEAD', 'ROUNDS', 'CELLS', 'LAB_FOLDER', 'SERVED',
            'PAPERS', 'SCALE', 'words', 'numbers', 'layout_from', 'flag_of', 'many', 'text_from', 'value_from',
-           'number_from', 'fields_from', 'recipe_from', 'schedule_from', 'flag', 'shipped', 'Names', 'add_flag',
-           'Command', 'command', 'make_parser', 'main', 'own_words', 'out_flag', 'trained', 'tell', 'tell_damage',
-           'find_command', 'tickets_at', 'transfer_command', 'write_csv', 'show_command', 'export_command', 'demo_plan',
-           'demo_command', 'stands', 'run_command', 'resume_command', 'stop_command', 'pause_command', 'status_command',
-           'runs_command', 'workbench_notebook', 'serve', 'lab_command', 'app_command', 'paper_of', 'switches_of',
-           'check_command', 'paper_folder', 'paper_command', 'bench_command', 'doctor_command']
+           'number_from', 'fields_from', 'recipe_from', 'schedule_from', 'flag', 'shipped', 'Names', 'NamesParser',
+           'names_table', 'add_flag', 'Command', 'command', 'make_parser', 'main', 'own_words', 'out_flag', 'trained',
+           'tell', 'tell_damage', 'find_command', 'tickets_at', 'transfer_command', 'write_csv', 'show_command',
+           'export_command', 'demo_plan', 'demo_command', 'stands', 'run_command', 'resume_command', 'stop_command',
+           'pause_command', 'status_command', 'runs_command', 'workbench_notebook', 'serve', 'lab_command',
+           'app_command', 'paper_of', 'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command',
+           'doctor_command']
 
 # %% ../nbs/65_cli.ipynb #e9e94e90
 import argparse
 import importlib.util
 import inspect
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, Field, fields, replace
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, TYPE_CHECKING
 
 from . import __version__
-from .core import check_choice, entries_of, LotteryError, named, names_of, quietly
+from .core import check_choice, entries_of, imported, LotteryError, names_of, package_line, quietly
 
 if TYPE_CHECKING:
     from lottery_nb.engine.recipes import Recipe
@@ -170,16 +173,55 @@ def shipped() -> dict[str, dict[str, Any]]:
     path = Path(inspect.getfile(LotteryError)).with_name("flags.json")
     return json.loads(path.read_text(encoding="utf-8"))
 
-
+# %% ../nbs/65_cli.ipynb #27074646
 class Names:
     "The names that a flag takes: those of this package, and those that installed packages give to the registry."
 
-    def __init__(self, own: Sequence[str], kind: str):
+    def __init__(
+        self,
+        own: Sequence[str] | Mapping[str, str],  # names, or name -> what it means
+        kind: str,  # of a registry; '': of none
+    ):
         self.own, self.kind = own, kind
 
+    @property
+    def lines(self) -> dict[str, str]:
+        "Name as the shell writes it -> what it means, in a line."
+        own = dict(self.own) if isinstance(self.own, Mapping) else dict.fromkeys(self.own, "")
+        there = entries_of(self.kind) if self.kind else {}
+        every = {name: package_line(entry) for name, entry in there.items()} | own
+        return {name.replace(" ", "-"): every[name] for name in (*own, *there)}
+
     def __str__(self) -> str:
-        there = entries_of(self.kind) if self.kind else ()
-        return ", ".join(name.replace(" ", "-") for name in dict.fromkeys((*self.own, *there)))
+        return ", ".join(self.lines)
+
+
+class NamesParser(argparse.ArgumentParser):
+    "A parser whose help ends with what the names mean that its flags take; they are asked for when it is shown."
+
+    def __init__(self, *args: Any, **how: Any):
+        super().__init__(*args, **how)
+        self.names: dict[str, Names] = {}  # by flag
+
+    def format_help(self) -> str:
+        tables = (names_table(flag, names.lines) for flag, names in self.names.items())
+        return super().format_help() + "".join(tables)
+
+
+def names_table(
+    flag: str,  # that takes them
+    lines: Mapping[str, str],  # name -> what it means, '' where nothing is said
+) -> str:
+    "Names and what they mean, as wide as the terminal."
+    if not any(lines.values()):
+        return ""
+    side = max(map(len, lines)) + 4
+    width = max(shutil.get_terminal_size().columns - 2, side + 20)
+    rows = (
+        textwrap.fill(f"  {name:<{side - 2}}{line}", width, subsequent_indent=" " * side)
+        for name, line in lines.items()
+    )
+    return "\n".join([f"\nnames for {flag}:", *rows, ""])
 
 # %% ../nbs/65_cli.ipynb #3bceef98
 TYPES: dict[str, Callable] = {"int": int, "float": float, "str": str, "layout": layout_from}
@@ -188,8 +230,8 @@ TYPES: dict[str, Callable] = {"int": int, "float": float, "str": str, "layout": 
 def add_flag(
     parser: Any,  # or a group of one
     described: Mapping[str, Any],  # by `flag`
-) -> None:
-    "Let a parser take a flag."
+) -> Names:
+    "Let a parser take a flag; returns the names that the flag takes."
     how = dict(described)
     name, help, own, kind = how.pop("name"), how.pop("help"), how.pop("names", ()), how.pop("kind", "")
     if "type" in how:
@@ -198,6 +240,7 @@ def add_flag(
         how["action"] = argparse.BooleanOptionalAction
     action = parser.add_argument(name, **how)
     action.names, action.help = Names(own, kind), help  # its names are asked for when help is shown
+    return action.names
 
 # %% ../nbs/65_cli.ipynb #73e2758a
 @dataclass(frozen=True)
@@ -233,8 +276,8 @@ def command(
 # %% ../nbs/65_cli.ipynb #e1fdc9c6
 def make_parser() -> argparse.ArgumentParser:
     "The parser of the `lottery` command."
-    told = "Find winning tickets in neural networks, rewind them, transfer them."
-    parser = argparse.ArgumentParser("lottery", description=told, epilog="start with: lottery demo")
+    about = "Find winning tickets in neural networks, rewind them, transfer them."
+    parser = NamesParser("lottery", description=about, epilog="start with: lottery demo")
     parser.add_argument("--version", action="version", version=f"lottery_nb {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     groups = shipped()
@@ -247,7 +290,7 @@ def make_parser() -> argparse.ArgumentParser:
             group: dict[str, Any] = groups[part] if isinstance(part, str) else {"flags": [part]}
             place = p.add_argument_group(group["title"]) if "title" in group else p
             for described in group["flags"]:
-                add_flag(place, described)
+                p.names[described["name"]] = add_flag(place, described)
         p.set_defaults(call=c.call)
     return parser
 
@@ -689,7 +732,7 @@ SCALE = flag(
 def paper_of(args: argparse.Namespace) -> "Paper":
     "The paper that the flags name; refuses a network and switches for a paper that has none."
     check_choice(args.name, tuple(PAPERS), "paper")
-    make = named(PAPERS[args.name])
+    make = imported(PAPERS[args.name])
     if args.name == "sparse-transfer":
         return make(args.scale, args.network, switches_of(args))
     if args.network or args.switch:

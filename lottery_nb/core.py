@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'TRUST', 'ALLOWED', 'WRITTEN', 'FOUND',
            'LotteryError', 'Busy', 'NotFound', 'Unreadable', 'expect_error', 'about', 'deprecated', 'Registry',
-           'function_of', 'entries_of', 'loaded', 'field_in', 'check_choice', 'check_number', 'Later', 'pick_device',
-           'device_name', 'cores', 'free_memory', 'processor_name', 'seed_for', 'generator', 'global_seed',
-           'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'Records', 'data', 'name_of', 'quietly',
-           'split_name', 'named', 'allow', 'allowed', 'is_allowed', 'Reference', 'code_of', 'canonical_code',
-           'to_plain', 'fields_to_plain', 'canonical', 'one_text', 'hints_of', 'from_plain', 'density_text',
-           'time_text', 'library', 'json_in', 'padding_of']
+           'function_of', 'entries_of', 'loaded', 'line_of', 'package_line', 'callable_of', 'field_in', 'check_choice',
+           'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'free_memory', 'processor_name', 'seed_for',
+           'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'Records',
+           'data', 'name_of', 'quietly', 'split_name', 'imported', 'allow', 'allowed', 'is_allowed', 'Reference',
+           'code_of', 'canonical_code', 'to_plain', 'fields_to_plain', 'canonical', 'one_text', 'hints_of',
+           'from_plain', 'density_text', 'time_text', 'library', 'json_in', 'padding_of']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -164,7 +164,7 @@ class Registry(dict):
 
     def __missing__(self, name):
         if isinstance(name, str) and self.imports and ":" in name:
-            return self.entry(named(name))
+            return self.entry(imported(name))
         if name in (entries := entries_of(self.kind)):
             thing = loaded(entries[name])
             return self[name] if name in self else self.setdefault(name, self.entry(thing))
@@ -172,6 +172,10 @@ class Registry(dict):
         hint = next((n for n in self.names if near and n.lower() == near[0]), None)
         advice = f"did you mean {hint!r}?" if hint else f"choose one of {', '.join(self.names)}"
         raise LotteryError(f"unknown {self.kind} {name!r}: {advice}")
+
+    def line(self, name: str) -> str:
+        "The line that tells a person what a name stands for: a record's help, else how a docstring begins; nothing is loaded for it."
+        return line_of(self[name]) if name in self else package_line(entries_of(self.kind)[name])
 
     def home(self, name: str) -> str:
         "The module to import so that the name is known; '' for one of this package, of an entry point, of a notebook, or that nobody has registered here."
@@ -204,7 +208,7 @@ class Registry(dict):
         if not isinstance(value, str) or READING.get() and ":" not in value:
             return value
         self.find(value)
-        return Reference.to(named(value)) if ":" in value and value not in self else value
+        return Reference.to(imported(value)) if ":" in value and value not in self else value
 
     def code(
         self,
@@ -248,6 +252,34 @@ def loaded(entry: metadata.EntryPoint) -> Any:
         raise LotteryError(
             f"{entry.name!r} of {package} cannot be loaded ({e}): mend or remove that package"
         ) from None
+
+# %% ../nbs/00_core.ipynb #28cabd9e
+def line_of(
+    entry: Any,  # of a registry
+) -> str:
+    "The line that tells a person what an entry is."
+    said = getattr(entry, "help", "") or function_of(entry).__doc__ or ""
+    return said.strip().partition("\n")[0].partition("; refuses")[0].rstrip(".")
+
+
+def package_line(entry: metadata.EntryPoint) -> str:
+    "Where a name of an installed package comes from, as a person reads it."
+    return f"of an installed package ({entry.value})"
+
+
+def callable_of(
+    registry: Registry,
+    value: Any,  # a name, or what is called itself; a class is made without arguments
+    takes: str,  # what it is called with, as it reads in an error: '(event, folder)'
+) -> Any:
+    "What a name stands for, to be called; refuses what cannot be."
+    found = registry.find(value)
+    made = found() if isinstance(found, type) else found
+    if not callable(made):
+        raise LotteryError(
+            f"{registry.kind} {value!r}: give one of {', '.join(registry)}, 'package.module:name', or a function {takes}"
+        )
+    return made
 
 # %% ../nbs/00_core.ipynb #f29c79c2
 def field_in(
@@ -526,7 +558,7 @@ def split_name(name: Any) -> tuple[str, str]:
     return module, attr
 
 # %% ../nbs/00_core.ipynb #b35a03e1
-def named(
+def imported(
     name: str,  # 'package.module:name', as somebody typed it
 ) -> Any:
     "What `module:name` stands for; refuses another form, a name that cannot be imported, and any name while a file is read."

@@ -559,7 +559,7 @@ class RunFolder(os.PathLike):
 # %% ../nbs/02_files.ipynb #205cf223
 def folders_in(
     home: str | os.PathLike,
-    named: str = "*",  # a pattern of their names
+    pattern: str = "*",  # of their names
 ) -> list[RunFolder]:
     "The folders of runs in a folder, by name."
-    return [RunFolder(plan.parent) for plan in sorted(Path(home).glob(f"{named}/{RunFolder('').plan}"))]
+    return [RunFolder(plan.parent) for plan in sorted(Path(home).glob(f"{pattern}/{RunFolder('').plan}"))]

@@ -39,7 +39,7 @@ def script(path, text):
 def test_without_peers_their_rows_say_so(tmp_path, capsys):
     assert main([*QUICK, "--work", "a", "--out", str(tmp_path)]) == 0
     found = results_in(tmp_path)
-    told = found["pieces"]["a"]["told"]
+    told = found["pieces"]["a"]["outcomes"]
     assert (
         len(told["ours, fp32"]["seconds"]) == 1
         and found["machine"]["cores"] >= 1
@@ -66,7 +66,7 @@ def test_a_broken_peer_is_reported_and_never_filled(tmp_path):
     ) == {"failed"}
     said = reasons(found)
     assert len(said) == 3 and all("status 1: out of luck" in s and "\n" not in s for s in said)
-    assert len(found["pieces"]["a"]["told"]["ours, fp32"]["seconds"]) == 1
+    assert len(found["pieces"]["a"]["outcomes"]["ours, fp32"]["seconds"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def made_up(ours, theirs):
             "versions": {"torch": "2"},
         },
         "alone": {},
-        "pieces": {"a": {"about": vars(piece) | {"compare": piece.compare}, "told": told}},
+        "pieces": {"a": {"about": vars(piece) | {"compare": piece.compare}, "outcomes": told}},
     }
 
 
@@ -198,7 +198,7 @@ def test_works_are_measured_one_after_another(tmp_path, monkeypatch):
     monkeypatch.setattr(
         bench_race.Stand,
         "turn",
-        lambda self, name: self.told[name].update(seconds=[2.0], kept=1, accuracy=0.5, memory_mb=1.0) or "",
+        lambda self, name: self.outcomes[name].update(seconds=[2.0], kept=1, accuracy=0.5, memory_mb=1.0) or "",
     )
     monkeypatch.setattr(bench_race, "make_tickets", lambda *_: [])
     for letter in ("a", "c"):
@@ -311,3 +311,12 @@ def test_sizes_have_the_same_fields_for_every_device():
             for group in pieces(s).values()
             for p in group
         )
+
+
+def test_a_results_file_of_version_0_1_is_read(tmp_path):
+    outcomes = {"ours": {"seconds": [1.0]}, "peer": {"seconds": [3.0]}}
+    before = {"machine": {}, "pieces": {"a": {"about": {}, "told": outcomes}}, "alone": {}}
+    (tmp_path / "old.json").write_text(json.dumps(before))
+    (tmp_path / "new.json").write_text(json.dumps(before).replace('"told"', '"outcomes"'))
+    old, new = (bench_page.read(tmp_path / name) for name in ("old.json", "new.json"))
+    assert old == new and bench_page.ratios(old["pieces"]["a"]["outcomes"], "ours", "peer") == [3.0]

@@ -23,8 +23,8 @@ from lottery_nb.core import (
     data,
     expect_error,
     from_plain,
+    imported,
     LotteryError,
-    named,
     Reference,
     Registry,
     to_plain,
@@ -230,7 +230,7 @@ def test_a_name_found_by_import_is_kept_as_a_reference():
     ],
 )
 def test_only_one_form_of_name_is_imported(name):
-    assert "cannot be imported here: write package.module:name" in says(lambda: named(name))
+    assert "cannot be imported here: write package.module:name" in says(lambda: imported(name))
     says(lambda: SHELF[name])
 
 

@@ -1,5 +1,6 @@
 """A field of a recipe or plan tells itself: its flag, its help and its words follow from where it is defined."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -8,6 +9,7 @@ import pytest
 
 from lottery_nb.cli import fields_from, flag_of, make_parser, names_of, recipe_from
 from lottery_nb.core import canonical, data, LotteryError, setting
+from lottery_nb.pruning.schedules import SCHEDULES
 from lottery_nb.plans.find import FindPlan
 from lottery_nb.engine.recipes import OPTIMIZERS, Recipe
 from lottery_nb.plans.transfer import TransferPlan
@@ -32,6 +34,24 @@ def test_every_field_has_a_flag(command, classes, capsys, monkeypatch):
     for f in (f for cls in classes for f in fields(cls) if f.name not in NESTED):
         assert f"--{flag_of(f)} " in said or f"--{flag_of(f)}," in said
         assert all(name.replace(" ", "-") in said for name in names_of(f))
+    tables = {flag: lines for flag, *lines in (part.splitlines() for part in said.split("\nnames for ")[1:])}
+    for f in (
+        f
+        for cls in classes
+        for f in fields(cls)
+        if f.name not in NESTED and f.metadata["registry"] is not None
+    ):
+        registry, lines = f.metadata["registry"], tables[f"--{flag_of(f)}:"]
+        for name in registry:
+            line = registry.line(name)
+            assert len(line) > 5 and not line.endswith("."), (name, line)
+            assert any(
+                re.fullmatch(rf"  {re.escape(name.replace(' ', '-'))} +{re.escape(line)}", row)
+                for row in lines
+            ), (name, line)
+    if command == "find":
+        schedules = "\n".join(tables["--schedule:"])
+        assert all(SCHEDULES.line(name) in schedules for name in SCHEDULES if name != "listed")
 
 
 GIVEN = {

@@ -341,7 +341,11 @@ def test_a_plan_without_data_of_its_own_is_written_out(how):
 def test_what_is_missing_is_refused_before_anything_is_trained(tmp_path):
     write_plan(
         FindPlan(
-            "digits[0-4]@200", criterion="magnitude", scope="layer", controls=("shuffled",), rewind="source-trained"
+            "digits[0-4]@200",
+            criterion="magnitude",
+            scope="layer",
+            controls=("shuffled",),
+            rewind="source-trained",
         ),
         tmp_path,
     )
@@ -401,7 +405,12 @@ def flags(how, folder):
         for field in ("source", "network", "criterion", "scope", "executor")
         for word in (f"--{field}", n[field])
     ]
-    schedule = ["--schedule", f"{n['schedule']}(landing=0.5, steps=2, rounds=2)", "--rewind", f"{n['rewind']} 50"]
+    schedule = [
+        "--schedule",
+        f"{n['schedule']}(landing=0.5, steps=2, rounds=2)",
+        "--rewind",
+        f"{n['rewind']} 50",
+    ]
     recipe = ["--lr", "0.05", "--epochs", "2", "--batch-size", "60", "--seeds", "2"]
     return [
         "find",
@@ -439,6 +448,42 @@ def test_the_shell_of_another_process_runs_it(how, found, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert Run(tmp_path / "run").frame.equals(found.frame) and "turned" in done.stdout
+
+
+HELP = """
+import sys
+from lottery_nb.cli import main
+try:
+    main([sys.argv[1], "--help"])
+except SystemExit:
+    assert not {"torch", "outsider", "outsider.parts"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "command, kinds",
+    [
+        (
+            "find",
+            ("network", "schedule", "criterion", "scope", "rewind", "kept", "drawn", "listener", "executor"),
+        ),
+        ("transfer", ("kept", "drawn", "listener", "executor")),
+    ],
+)
+def test_help_says_where_its_names_come_from_and_loads_nothing(command, kinds):
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "150"},
+    )
+    assert done.returncode == 0, done.stderr
+    for name, place in (NAMES[kind] for kind in kinds):
+        assert any(
+            row.split() == [name, *f"of an installed package ({place})".split()]
+            for row in done.stdout.splitlines()
+        )
 
 
 def test_another_process_may_take_its_tickets(how, found, moved):

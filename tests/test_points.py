@@ -8,14 +8,7 @@ from tiny import plan
 
 from lottery_nb.core import canonical, from_plain, LotteryError, Reference
 from lottery_nb.plans.find import FindPlan, Search
-from lottery_nb.rewinding.points import (
-    ImportedPoint,
-    Length,
-    POINTS,
-    rewind_point,
-    rewind_step,
-    starts,
-)
+from lottery_nb.rewinding.points import ImportedPoint, Length, POINTS, rewind_point, rewind_step, starts
 from lottery_nb.results.stats import in_order, STARTS
 from lottery_nb.results.style import DASHES
 from lottery_nb.results.words import plan_table
@@ -65,7 +58,19 @@ def test_a_point_is_a_step_of_the_dense_training(point, step):
 
 @pytest.mark.parametrize(
     "point",
-    ["late", "step", "step -1", "step 1.5", "step  2", "init 3", "source-trained 1", "epoch two", "", None, 3],
+    [
+        "late",
+        "step",
+        "step -1",
+        "step 1.5",
+        "step  2",
+        "init 3",
+        "source-trained 1",
+        "epoch two",
+        "",
+        None,
+        3,
+    ],
 )
 def test_other_words_are_refused_with_what_may_be_given(point):
     with pytest.raises(LotteryError, match="give 'init', 'step 500', 'epoch 2' or 'source-trained'") as e:
@@ -144,7 +149,10 @@ def test_every_ticket_holds_points_of_this_package_only(registered):
 
 def test_dashes_and_order_follow_from_the_records():
     assert len(set(DASHES.values())) == len(DASHES) and all(start.help for start in starts().values())
-    rows = [{"role": "ticket", "start": s, "density": 1.0} for s in ("fresh", "elsewhere", "source-trained", "rewind")]
+    rows = [
+        {"role": "ticket", "start": s, "density": 1.0}
+        for s in ("fresh", "elsewhere", "source-trained", "rewind")
+    ]
     assert list(in_order(pd.DataFrame(rows))["start"]) == ["rewind", "source-trained", "fresh", "elsewhere"]
 
 

@@ -29,6 +29,11 @@ def default_of(f: Field) -> Any:
     return f.default_factory() if callable(f.default_factory) else f.default
 
 
+def lines_of(registry: Any, *leave: str) -> dict[str, str]:
+    """What each name of a registry means, in a line."""
+    return {name: registry.line(name) for name in registry if name not in leave}
+
+
 def field_flag(f: Field) -> dict[str, Any]:
     """The flag of a field of a recipe or plan."""
     from lottery_nb.cli import flag, flag_of, many, text_from
@@ -37,7 +42,7 @@ def field_flag(f: Field) -> dict[str, Any]:
     kinds = get_args(f.type) if get_origin(f.type) is UnionType else (f.type,)
     kind = next((k for k in (bool, int, float) if k in kinds), str)
     registry, default = f.metadata["registry"], default_of(f)
-    names = choices_in(f.type) if registry is None else tuple(registry)
+    names: Any = choices_in(f.type) if registry is None else lines_of(registry)
     help = escaped(f.metadata["help"]) + (": %(names)s" if names else "")
     how: dict[str, Any] = {"names": names} if names else {}
     if registry is not None:
@@ -67,7 +72,7 @@ def schedule_flags() -> list[dict[str, Any]]:
         "%(names)s, or package.module:name of your own; densities with commas; "
         "or a call with its numbers, such as 'cubic(density=0.05, rounds=8)' (default %(default)s)"
     )
-    names = [name for name in SCHEDULES if name != "listed"]
+    names = lines_of(SCHEDULES, "listed")
     found = [flag("--schedule", help, default="geometric", metavar="KIND", names=names, kind="schedule")]
     for name, p in schedule_parameters().items():
         takers = ", ".join(kind for kind, record in SCHEDULES.items() if name in record.asked)
@@ -94,8 +99,8 @@ def run_flags() -> list[dict[str, Any]]:
         "what runs groups of networks: %(names)s or package.module:name "
         "(default: what the run's folder names, else threads)"
     )
-    listen = {"action": "append", "names": list(LISTENERS), "kind": LISTENERS.kind}
-    executor = {"default": "auto", "names": list(EXECUTORS), "kind": EXECUTORS.kind}
+    listen = {"action": "append", "names": lines_of(LISTENERS), "kind": LISTENERS.kind}
+    executor = {"default": "auto", "names": lines_of(EXECUTORS), "kind": EXECUTORS.kind}
     allowed = (
         "a module or package whose functions a plan, ticket or run folder from elsewhere may name, may be given "
         "again (default: those in LOTTERY_TRUST)"

@@ -33,16 +33,21 @@ def read(
         ) from None
     if not isinstance(results, dict) or not {"machine", "pieces", "alone"} <= set(results):
         raise LotteryError(f"{path} has no results of `lottery bench`: give the .json file that it wrote")
+    for piece in results["pieces"].values():
+        if "told" in piece:  # as files of version 0.1 call it
+            piece["outcomes"] = piece.pop("told")
     return results
 
 
 def ratios(
-    told: Mapping[str, Mapping[str, Any]],  # by contender
+    outcomes: Mapping[str, Mapping[str, Any]],  # by contender
     ours: str,
     theirs: str,
 ) -> list[float]:
     "How many times faster the first was, in each repeat that both did."
-    return [b / a for a, b in zip(told[ours]["seconds"], told[theirs]["seconds"], strict=False) if a > 0]
+    return [
+        b / a for a, b in zip(outcomes[ours]["seconds"], outcomes[theirs]["seconds"], strict=False) if a > 0
+    ]
 
 
 def _digits(x: float) -> str:
@@ -53,7 +58,7 @@ def compared(
     piece: Mapping[str, Any],  # of a results file
 ) -> Iterator[dict[str, str]]:
     "A row of the table for each pair of contenders."
-    turns = piece["told"]
+    turns = piece["outcomes"]
     for ours, theirs in piece["about"]["compare"]:
         times, both = ratios(turns, ours, theirs), [turns[ours], turns[theirs]]
         row = {"work": piece["about"]["title"], "ours": ours, "against": theirs}
@@ -70,13 +75,13 @@ def compared(
 
 # %% ../../nbs/bench/62_pages.ipynb #20bcd75f
 def speeds(
-    told: Mapping[str, Any],  # of the work 'peak'; empty: not measured
+    outcome: Mapping[str, Any],  # of the work 'peak'; empty: not measured
 ) -> Iterator[dict[str, str]]:
     "A row of the table for each network whose speed was measured, in images a second and as a share of the matrix peak."
     for name, _, _, precision in SPEEDS:
         of = "the fp32 matrix peak" if precision == "fp32" else "the matrix peak"
-        row = _empty_row(f"{name}, training", "images a second", of, told)
-        repeats = [r for repeat in told.get("repeats", []) for r in repeat["rows"] if r["row"] == name]
+        row = _empty_row(f"{name}, training", "images a second", of, outcome)
+        repeats = [r for repeat in outcome.get("repeats", []) for r in repeat["rows"] if r["row"] == name]
         if repeats:
             rates, shares = [r["images_per_second"] for r in repeats], [r["share"] for r in repeats]
             rate, share = statistics.median(rates), 100 * statistics.median(shares)
@@ -86,17 +91,17 @@ def speeds(
         yield row
 
 
-def _empty_row(work: str, ours: str, against: str, told: Mapping[str, Any]) -> dict[str, str]:
-    kind = told.get("kind", "not measured")
+def _empty_row(work: str, ours: str, against: str, outcome: Mapping[str, Any]) -> dict[str, str]:
+    kind = outcome.get("kind", "not measured")
     return dict(work=work, ours=ours, against=against, seconds="", result=kind, spread="", repeats="")
 
 # %% ../../nbs/bench/62_pages.ipynb #417397d0
 def cost_row(
-    told: Mapping[str, Any],  # of the work 'cost'; empty: not measured
+    outcome: Mapping[str, Any],  # of the work 'cost'; empty: not measured
 ) -> dict[str, str]:
     "The row on accuracy: default precision less fp32, over seeds."
-    row = _empty_row("ResNet-20, cost of the default precision", "default precision", "fp32", told)
-    for repeat in told.get("repeats", []):
+    row = _empty_row("ResNet-20, cost of the default precision", "default precision", "fp32", outcome)
+    for repeat in outcome.get("repeats", []):
         from lottery_nb.results.stats import interval  # it needs scipy: a bare machine measures without
 
         default, fp32 = repeat["accuracy"]["default"], repeat["accuracy"]["fp32"]
@@ -116,8 +121,8 @@ def table(
     "One row for each comparison, all as text; what was not measured says so. The README's table is made from it."
     measured = results if isinstance(results, Mapping) else read(results)
     planned = [piece for group in pieces(measured["machine"]["sizes"]).values() for piece in group]
-    told = [measured["pieces"].get(piece.key) or _not_asked(piece) for piece in planned]
-    rows = [row for piece in told for row in compared(piece)]
+    outcomes = [measured["pieces"].get(piece.key) or _not_asked(piece) for piece in planned]
+    rows = [row for piece in outcomes for row in compared(piece)]
     peak, cost = (measured["alone"].get(work, {}) for work in ("peak", "cost"))
     return pd.DataFrame([*rows, *speeds(peak), cost_row(cost)])
 
@@ -125,12 +130,12 @@ def table(
 def _not_asked(piece: Piece) -> dict[str, Any]:
     "A piece as a results file has it, without a figure."
     none = {"seconds": [], "kind": "not measured", "why": "it was not asked for"}
-    return {"about": asdict(piece), "told": dict.fromkeys(piece.contenders, none)}
+    return {"about": asdict(piece), "outcomes": dict.fromkeys(piece.contenders, none)}
 
 # %% ../../nbs/bench/62_pages.ipynb #bc715fb0
 def reasons(results: Mapping[str, Any]) -> list[str]:
     "Why there is no figure, for each contender and work that has none."
-    turns = [(p["about"]["title"], t) for p in results["pieces"].values() for t in p["told"].values()]
+    turns = [(p["about"]["title"], t) for p in results["pieces"].values() for t in p["outcomes"].values()]
     turns += results["alone"].items()
     return list(dict.fromkeys(f"{where}: {t['why']}" for where, t in turns if "why" in t))
 
@@ -144,7 +149,9 @@ def growth_frame(results: Mapping[str, Any]) -> pd.DataFrame:
 # %% ../../nbs/bench/62_pages.ipynb #365b379e
 def settings_table(results: Mapping[str, Any]) -> pd.DataFrame:
     "How each contender worked, and what it reached."
-    turns = [(p["about"]["title"], *turn) for p in results["pieces"].values() for turn in p["told"].items()]
+    turns = [
+        (p["about"]["title"], *turn) for p in results["pieces"].values() for turn in p["outcomes"].items()
+    ]
     rows = [
         (
             title,
@@ -174,7 +181,7 @@ def ratio_figure(results: Mapping[str, Any]) -> Any:
     for piece in results["pieces"].values():
         for ours, theirs in piece["about"]["compare"]:
             label = f"{piece['about']['key']}: {ours}<br>against {theirs}"
-            if times := ratios(piece["told"], ours, theirs):
+            if times := ratios(piece["outcomes"], ours, theirs):
                 _add_ratios(fig, label, times)
     fig.add_vline(x=1, line_dash="dot", line_color=GREY)
     fig.update_xaxes(type="log", title="times as fast", tickvals=TIMES)
@@ -256,7 +263,7 @@ def page(
 # %% ../../nbs/bench/62_pages.ipynb #5c37c9f9
 def _figures(results: Mapping[str, Any]) -> Iterator[Any]:
     "Those for which there are figures."
-    turns = [t for piece in results["pieces"].values() for t in piece["told"].values()]
+    turns = [t for piece in results["pieces"].values() for t in piece["outcomes"].values()]
     if any(t["seconds"] for t in turns):
         yield ratio_figure(results)
     if len(growth_frame(results)):

@@ -131,10 +131,10 @@ class Stand:
     ):
         self.piece, self.job, self.tunings = piece, job, tunings
         self.known = {name: known[name] for name in piece.contenders}
-        self.told: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in self.known}
+        self.outcomes: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in self.known}
         for name, command in self.known.items():
             if isinstance(command, str):
-                self.told[name] |= {"why": command, "kind": "not measured"}
+                self.outcomes[name] |= {"why": command, "kind": "not measured"}
 
     def tuned(self, name: str) -> dict[str, Any]:
         "What a peer's job gains by tuning, which is done once for each script and network."
@@ -157,23 +157,23 @@ class Stand:
 
     def turn(self, name: str) -> str:
         "Let a contender do the work once; returns what happened, in words. One that failed is not asked again."
-        told = self.told[name]
-        if "why" in told:
-            return told["kind"]
+        outcome = self.outcomes[name]
+        if "why" in outcome:
+            return outcome["kind"]
         try:
             best = self.tuned(name)
             ours = not CONTENDERS[name].script
             job = {**self.job, **({} if ours else {"precision": "fp32"}), **best, **CONTENDERS[name].changes}
             answer = answer_of(name, self.known[name], job)  # type: ignore[arg-type]
         except NotMeasured as e:
-            told |= {"why": str(e), "kind": e.kind, "seconds": []}
+            outcome |= {"why": str(e), "kind": e.kind, "seconds": []}
             return f"{e.kind}: {e}"
         parts = len(job["kept"]) if job["work"] == "transfer" and not ours else 1
-        told["seconds"].append(answer.pop("seconds") / parts)
-        told |= answer
+        outcome["seconds"].append(answer.pop("seconds") / parts)
+        outcome |= answer
         if best:
-            told["tried"] = self.tunings[CONTENDERS[name].script, self.piece.network]["tried"]
-        return f"{told['seconds'][-1]:.2f} s"
+            outcome["tried"] = self.tunings[CONTENDERS[name].script, self.piece.network]["tried"]
+        return f"{outcome['seconds'][-1]:.2f} s"
 
 # %% ../../nbs/bench/63_race.ipynb #7d37eeb8
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
@@ -240,23 +240,23 @@ class Bench:
                 for name in piece.contenders:
                     self.say(f"{piece.key}, {repeat + 1} of {self.repeats}, {name}: {stand.turn(name)}")
             about = asdict(piece)
-            self.results["pieces"][piece.key] = dict(about=about, machine=self.about, told=stand.told)
+            self.results["pieces"][piece.key] = dict(about=about, machine=self.about, outcomes=stand.outcomes)
             self.save()
 
     def alone(self, kind: str, domains: Mapping[str, str], repeats: int, **more: Any) -> None:
         "Let this package do what has no peer."
         paths = {key: str(write_pictures(name, self.folder)) for key, name in domains.items()}
         job = {"work": kind, "device": str(self.where), "threads": self.threads, "domains": paths, **more}
-        told: dict[str, Any] = {"machine": self.about, "domains": dict(domains), "repeats": []}
+        outcome: dict[str, Any] = {"machine": self.about, "domains": dict(domains), "repeats": []}
         for repeat in range(repeats):
             try:
                 answer = answer_of(kind, self.known["ours"], job | {"sizes": SIZES[self.size]}, ("seconds",))
             except NotMeasured as e:
-                told |= {"why": str(e), "kind": e.kind}
+                outcome |= {"why": str(e), "kind": e.kind}
                 break
-            told["repeats"].append(answer)
+            outcome["repeats"].append(answer)
             self.say(f"{kind}, {repeat + 1} of {repeats}: {answer['seconds']:.1f} s")
-        self.results["alone"][kind] = told
+        self.results["alone"][kind] = outcome
         self.save()
 
 # %% ../../nbs/bench/63_race.ipynb #c12d55de

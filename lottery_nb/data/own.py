@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CHANNELS', 'WHOLE', 'SPLIT_FOLDERS', 'PICTURE_KEYS', 'LABEL_KEYS', 'SAVED', 'channel_axes', 'with_channels',
            'levels_of', 'white_of', 'to_bytes', 'label_array', 'label_name', 'different_labels', 'listed_classes',
-           'to_labels', 'own_domain', 'to_tensor', 'own_pictures', 'from_arrays', 'from_texts', 'file_of',
+           'to_labels', 'own_domain', 'to_tensor', 'said_of', 'own_pictures', 'from_arrays', 'from_texts', 'file_of',
            'picture_cells', 'array_of', 'own_cells', 'from_frame', 'split_folders', 'folder_pair', 'from_folder',
            'as_numbers', 'several', 'from_parquet', 'from_tables', 'from_csv', 'items_of', 'key_of', 'pairs_of',
-           'names_in', 'from_dataset', 'save_domain', 'stored_pictures', 'load_domain']
+           'names_in', 'from_dataset', 'stored_pictures', 'save_domain', 'load_domain']
 
 # %% ../../nbs/data/09_own.ipynb #6b43073b
 import re
@@ -55,7 +55,7 @@ def channel_axes(
     wanted = CHANNELS if channels is None else (channels,)
     return [axis for axis in (1, 3) if shape[axis] in wanted]
 
-
+# %% ../../nbs/data/09_own.ipynb #c728c08c
 def with_channels(
     x: Tensor,  # pictures, three or four axes
     where: str,  # what they are, as it reads in an error
@@ -129,6 +129,19 @@ def to_bytes(
     return x.round().to(torch.uint8).contiguous() if _fits_bytes(x, given) else x.float().contiguous()
 
 # %% ../../nbs/data/09_own.ipynb #1aa96749
+def _array(rows: list[Any]) -> np.ndarray:
+    "Numbers as numpy has them, lists of one length as rows, anything else as Python objects [n]."
+    plain = set(map(type, rows)) <= {int, float, bool}
+    nested = any(isinstance(v, (list, tuple, np.ndarray, Tensor)) for v in rows)
+    with suppress(ValueError, TypeError, OverflowError):
+        if plain or nested:
+            return np.asarray(rows)
+    objects = np.empty(len(rows), object)
+    for i, v in enumerate(rows):
+        objects[i] = v
+    return objects
+
+# %% ../../nbs/data/09_own.ipynb #d1c64105
 def label_array(
     y: Any,  # labels: an array, a tensor, a column of a table, a list
     n: int,  # rows
@@ -138,20 +151,13 @@ def label_array(
     if isinstance(y, Tensor):
         y = (y.double() if y.is_floating_point() else y).detach().cpu().numpy()
     elif isinstance(y, np.ma.MaskedArray):
-        y = np.where(np.ma.getmaskarray(y), None, y.data.astype(object))
+        gaps, y = np.ma.getmaskarray(y), y.data.astype(object)
+        y[gaps] = None
     elif hasattr(y, "to_pylist"):
         y = y.to_pylist()
     elif not isinstance(y, np.ndarray):
         y = [v.item() if getattr(v, "ndim", None) == 0 and hasattr(v, "item") else v for v in y]
-    if isinstance(y, list):
-        plain, rows = set(map(type, y)) <= {int, float, bool}, y
-        nested = any(isinstance(v, (list, tuple, np.ndarray, Tensor)) for v in y)
-        with suppress(ValueError, TypeError, OverflowError):
-            y = np.asarray(y) if plain or nested else y
-        if isinstance(y, list):
-            y = np.empty(len(rows), object)
-            for i, v in enumerate(rows):
-                y[i] = v
+    y = _array(y) if isinstance(y, list) else y
     if y.shape != (n,):
         one_hot = " (of a one-hot array its argmax(1))" if y.ndim == 2 else ""
         raise LotteryError(
@@ -192,7 +198,7 @@ def label_name(
         f"label {v!r:.60} in row {row} of {where} is {type(v).__name__}: give a whole number or a name for each row"
     )
 
-
+# %% ../../nbs/data/09_own.ipynb #cee9e88f
 def different_labels(
     y: np.ndarray,  # as `label_array` gives them
     where: str,  # what they are, as it reads in an error
@@ -243,10 +249,10 @@ def _place(
         return places[name]
     some = ", ".join(list(places)[:10]) + " …" * (len(places) > 10)
     raise LotteryError(
-        f"label {name!r} of {where} is none of the classes {some}: add it or leave its rows out"
+        f"label {repr(name) if kind == 'name' else name} of {where} is none of the classes {some}: add it or leave its rows out"
     )
 
-
+# %% ../../nbs/data/09_own.ipynb #80d3df7c
 def to_labels(
     y: Any,  # one label for each picture or text: whole numbers, truth values or names
     classes: Sequence[str] | None,  # names in the order of the labels; None: what the labels themselves are
@@ -340,6 +346,17 @@ def to_tensor(
     return to_size(with_channels(x, where, channels), size) if size else x
 
 # %% ../../nbs/data/09_own.ipynb #32f4a512
+def said_of(
+    x: Tensor,  # pictures, [N, C, H, W]
+    size: tuple[int, int] | None,  # height and width that they were brought to
+) -> list[str]:
+    "What a reader should know about pictures that are no plain bytes."
+    deep, several = x.is_floating_point(), x.shape[1] not in (1, 3)
+    notes = ["more than 256 levels, kept as 32-bit numbers"] * deep
+    notes += [f"{x.shape[1]} channels, each read as it is"] * several
+    return [*notes, f"resized and cut to {size[0]}×{size[1]}"] if size else notes
+
+# %% ../../nbs/data/09_own.ipynb #1ade4325
 def own_pictures(
     x: Any,  # training pictures
     y: Any,  # their labels
@@ -356,7 +373,7 @@ def own_pictures(
     pictures = to_tensor(x, f"pictures of {check_name(name)}", channels, size)
     axis = "first" if size else channels
     black, white = levels_of(pictures)
-    train, held, notes = to_bytes(pictures, white, name, black, axis), None, list(told)
+    train, held = to_bytes(pictures, white, name, black, axis), None
     if test is not None:
         where = f"the test pictures of {name}"
         held = to_bytes(to_tensor(test[0], where, channels, size), white, where, black, axis)
@@ -366,11 +383,8 @@ def own_pictures(
             )
         if held.dtype != train.dtype:
             train, held = train.float(), held.float()
-    notes += ["more than 256 levels, kept as 32-bit numbers"] * train.is_floating_point()
-    notes += [f"{train.shape[1]} channels, each read as it is"] * (train.shape[1] not in (1, 3))
-    notes += [f"resized and cut to {size[0]}×{size[1]}"] if size else []
     both = None if test is None else (held, test[1])
-    return own_domain(train, y, both, classes, name, validation, held_out, notes)
+    return own_domain(train, y, both, classes, name, validation, held_out, [*told, *said_of(train, size)])
 
 # %% ../../nbs/data/09_own.ipynb #b1ff842b
 def from_arrays(
@@ -529,7 +543,7 @@ def split_folders(
 ) -> dict[str, Path]:
     "Split -> its folder; none where the folder's own subfolders are the classes; refuses two folders for one split, and one without training pictures."
     inside = [f for f in sorted(root.iterdir()) if f.is_dir()] if root.is_dir() else []
-    found = {}
+    found: dict[str, Path] = {}
     for split, names in SPLIT_FOLDERS.items():
         hits = [f for f in inside if f.name.lower() in names and any(g.is_dir() for g in f.iterdir())]
         if len(hits) > 1:
@@ -544,7 +558,7 @@ def split_folders(
         )
     return found
 
-
+# %% ../../nbs/data/09_own.ipynb #d12ae82b
 def folder_pair(
     folder: Path,  # with a subfolder for each class
     classes: tuple[str, ...] = (),  # the only ones allowed; none: those that are there
@@ -575,7 +589,7 @@ def _folder_name(root: Path) -> str:
     text = unicodedata.normalize("NFC", root.resolve().name)
     return re.sub(r"^[\W_]+", "", "".join(c if written(c) else "-" for c in text))[:80] or "own"
 
-
+# %% ../../nbs/data/09_own.ipynb #0bb33914
 def from_folder(
     path: str | Path,  # the folder
     name: str | None = None,  # what tables and files call it; None: the folder's name
@@ -723,7 +737,7 @@ def items_of(
             f"{what} cannot be read item by item ({e}): give a data set of (picture, label)"
         ) from None
 
-
+# %% ../../nbs/data/09_own.ipynb #80d19b79
 def key_of(
     items: Sequence[Mapping],  # dictionaries
     given: str | None,  # the key, where it was named
@@ -759,7 +773,7 @@ def pairs_of(
         )
     return [item[0] for item in items], [item[1] for item in items], key
 
-
+# %% ../../nbs/data/09_own.ipynb #d14ec029
 def names_in(
     dataset: Any,  # a torch Dataset
     key: str,  # of the labels, where items are dictionaries
@@ -797,6 +811,25 @@ def from_dataset(
     names = classes or names_in(train, key)
     return own_cells(x, y, held, names, name, validation, channels, both, told=told)
 
+# %% ../../nbs/data/09_own.ipynb #edabfc0c
+def stored_pictures(
+    x: Tensor,  # training pictures of a file, [N, C, H, W] from 0 to 255
+    y: Tensor,  # their labels
+    test: tuple[Tensor, Tensor] | None,  # the same for the test split
+    *how: Any,  # classes, name and validation, as `own_domain` takes them
+) -> Domain:
+    "Pictures as they were saved, with the levels that they have; refuses what is not as `from_arrays` leaves it."
+    if x.dtype in (torch.uint8, torch.float32) and x.ndim == 4:
+        parts = [x] if test is None else [x, test[0]]
+        for part in parts:
+            if part.is_floating_point() and not ((part >= 0) & (part <= 255)).all():
+                raise LotteryError(
+                    f"a picture of {how[1]} is not between 0 and 255: the file is damaged, use a fresh copy"
+                )
+        if all((p.dtype, p.shape[1:]) == (x.dtype, x.shape[1:]) for p in parts):
+            return own_domain(x, y, test, *how)
+    return from_arrays(x, y, test, *how)
+
 # %% ../../nbs/data/09_own.ipynb #5a6bdc4c
 def save_domain(
     domain: Domain,  # all data behind it is written, so that classes and limits still apply, but no vocabulary
@@ -820,25 +853,6 @@ def save_domain(
     about |= {"classes": raw.classes, "note": raw.note}
     return write_tensors(path, whole, {"domain": to_plain(about)})
 
-# %% ../../nbs/data/09_own.ipynb #edabfc0c
-def stored_pictures(
-    x: Tensor,  # training pictures of a file, [N, C, H, W] from 0 to 255
-    y: Tensor,  # their labels
-    test: tuple[Tensor, Tensor] | None,  # the same for the test split
-    *how: Any,  # classes, name and validation, as `own_domain` takes them
-) -> Domain:
-    "Pictures as they were saved, with the levels that they have; refuses what is not as `from_arrays` leaves it."
-    if x.dtype in (torch.uint8, torch.float32) and x.ndim == 4:
-        parts = [x] if test is None else [x, test[0]]
-        for part in parts:
-            if part.is_floating_point() and not ((part >= 0) & (part <= 255)).all():
-                raise LotteryError(
-                    f"a picture of {how[1]} is not between 0 and 255: the file is damaged, use a fresh copy"
-                )
-        if all((p.dtype, p.shape[1:]) == (x.dtype, x.shape[1:]) for p in parts):
-            return own_domain(x, y, test, *how)
-    return from_arrays(x, y, test, *how)
-
 # %% ../../nbs/data/09_own.ipynb #0a56745b
 SAVED = dict[
     str, DomainName | tuple[int | str, ...] | float | str | None
@@ -861,7 +875,7 @@ def load_domain(
 
         test = (rows("test_x"), tensors["test_y"]) if "test_x" in tensors else None
         x, how = rows("x"), (tensors["y"], test, about["classes"], "it", about["validation"])
-        read = from_texts(x, *how) if text else stored_pictures(x, *how)
+        read: Any = from_texts(x, *how) if text else stored_pictures(x, *how)
         raw = replace(read.raw, note=str(about["note"]), held_out=tensors.get("held_out"))
         target = about["target"] and check_shape(about["target"], "it", "text" if text else "image")
         return Domain(about["spec"], about["validation"], target, raw=raw)

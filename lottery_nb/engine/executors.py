@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..core import LotteryError, Registry
+from ..core import callable_of, Registry
 
 # %% ../../nbs/engine/25_executors.ipynb #8c251c8e
 class Executor(Protocol):
@@ -36,14 +36,7 @@ def executor_of(
     executor: str | Executor,  # a name that `EXECUTORS` finds, or an executor itself
 ) -> Executor:
     "The executor of a name; refuses what is none."
-    execute = EXECUTORS.find(executor)
-    if isinstance(execute, type):
-        execute = execute()
-    if not callable(execute):
-        raise LotteryError(
-            f"executor={executor!r}: give one of {', '.join(EXECUTORS)}, 'package.module:name', or a function (jobs, lanes)"
-        )
-    return execute
+    return callable_of(EXECUTORS, executor, "(jobs, lanes)")
 
 # %% ../../nbs/engine/25_executors.ipynb #0d6466cd
 class _Lane(threading.Thread):

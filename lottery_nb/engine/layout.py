@@ -50,7 +50,7 @@ def memory_of(
     return single * (2 if arm.recipe.precision == "fp64" else 1)
 
 # %% ../../nbs/engine/24_layout.ipynb #7eeebb6b
-def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> int:
+def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, lanes: int) -> int:
     "How many arms of one bucket share their steps at most."
     first = arms[0]
     if len(arms) == 1 or layout == "alone":
@@ -58,25 +58,24 @@ def _stack_size(arms: Sequence[Arm], device: torch.device, layout: str | int, co
     seen = _habits(first)
     if not seen.stacks:
         return 1
-    fit = max(1, int(ROOM * free_memory(device) / cores / memory_of(first, seen)))
+    fit = max(1, int(ROOM * free_memory(device) / lanes / memory_of(first, seen)))
     if layout != "auto":
         return min(len(arms) if layout == "stacked" else int(layout), fit)
     if device.type != "cpu":
         return min(len(arms), fit)
-    turns = -(
-        -len(arms) // (cores * STACK)
-    )  # as many stacks for each core, so that none waits for the others
-    return 1 if has_kernels(first) else min(-(-len(arms) // (cores * turns)), fit)
+    # as many stacks for each lane, so that none waits for the others
+    turns = -(-len(arms) // (lanes * STACK))
+    return 1 if has_kernels(first) else min(-(-len(arms) // (lanes * turns)), fit)
 
 # %% ../../nbs/engine/24_layout.ipynb #7bc1c478
-def _grouped(arms: Sequence[Arm], device: torch.device, layout: str | int, cores: int) -> list[list[Arm]]:
+def _grouped(arms: Sequence[Arm], device: torch.device, layout: str | int, lanes: int) -> list[list[Arm]]:
     "Arms in groups that share their steps, of sizes as even as can be."
     buckets: dict[tuple, list[Arm]] = {}
     for a in arms:
         buckets.setdefault(bucket(a), []).append(a)
     groups = []
     for same in buckets.values():
-        parts = -(-len(same) // _stack_size(same, device, layout, cores))
+        parts = -(-len(same) // _stack_size(same, device, layout, lanes))
         groups += [same[k * len(same) // parts : (k + 1) * len(same) // parts] for k in range(parts)]
     return groups
 
@@ -101,17 +100,17 @@ def arrange(
 ) -> Layout:
     "Decide which arms share their steps, and how many groups are trained side by side; refuses a layout that is none."
     check_layout(layout)
-    cores = torch.get_num_threads() if device.type == "cpu" else 1
-    groups = _grouped(arms, device, layout, cores)
-    lanes = 1 if layout == "alone" else min(cores, len(groups))
+    most_lanes = torch.get_num_threads() if device.type == "cpu" else 1
+    groups = _grouped(arms, device, layout, most_lanes)
+    lanes = 1 if layout == "alone" else min(most_lanes, len(groups))
     if lanes > 1 and any(_wanders(a) for a in arms):
         lanes = 1
-    threads = 1 if lanes > 1 or all(_small(g) for g in groups) else cores
+    threads = 1 if lanes > 1 or all(_small(g) for g in groups) else most_lanes
     own, most = {identity(a, device, threads): a for a in arms}, _most(arms, layout)
     if known := [[own[i] for i in stack] for stack in recall.stacks(list(own)) if len(stack) <= most]:
         taken = {a.name for stack in known for a in stack}
         places = {a.name: place for place, a in enumerate(arms)}
-        groups = known + _grouped([a for a in arms if a.name not in taken], device, layout, cores)
+        groups = known + _grouped([a for a in arms if a.name not in taken], device, layout, most_lanes)
         groups.sort(key=lambda group: min(places[a.name] for a in group))
     return Layout([[a.name for a in g] for g in groups], lanes, threads, str(layout))
 

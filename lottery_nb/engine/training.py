@@ -200,7 +200,7 @@ def _ended(m: Member, recall: Recall) -> Iterator[Event]:
     yield end
 
 # %% ../../nbs/engine/26_training.ipynb #4bc9052c
-def _retold(arm: Arm, events: Iterable[Event]) -> Iterator[Any]:
+def _again(arm: Arm, events: Iterable[Event]) -> Iterator[Any]:
     "The events of an arm in an earlier run, under its name and tags in this one."
     for e in events:
         if isinstance(e, ArmStarted):
@@ -216,7 +216,7 @@ def _taken(
     results = []
     for arm, name, s in zip(arms, names, saved, strict=True):
         yield ArmTaken(arm.name, name)
-        yield from _retold(arm, s.told)
+        yield from _again(arm, s.events)
         results.append(_result(Member(arm, name, s.record, None, s.metrics)))
     return results
 
@@ -268,7 +268,7 @@ def _started(m: Member, earlier: Sequence[Event]) -> Iterator[Event]:
     whole = sum(w.numel() for w in arm.start.weights.values())
     share = 1.0 if arm.mask is None else arm.mask.density_in(whole)
     yield m.tell(ArmStarted(arm.name, dict(arm.tags), epochs, len(arm.domain.train.y), m.identity, share))
-    for e in _retold(arm, [e for e in earlier if isinstance(e, EpochDone)]):
+    for e in _again(arm, [e for e in earlier if isinstance(e, EpochDone)]):
         yield m.tell(e)
 
 # %% ../../nbs/engine/26_training.ipynb #926ca70b
@@ -323,7 +323,7 @@ def _train_stack(
     saved = saved if set(saved) == set(names) else {}
     members, results = _members(arms, names, saved, device, template), {}
     for m in members:
-        yield from _started(m, saved[m.identity].told if saved else ())
+        yield from _started(m, saved[m.identity].events if saved else ())
         if m.now is None:
             results[m.arm.name] = _result(m)
             yield from _ended(m, recall)

@@ -61,13 +61,13 @@ CRITERIA = Registry("criterion")
 
 @CRITERIA.register("magnitude")
 def magnitude(scoring: Scoring) -> dict[str, Tensor]:
-    "|w|."
+    "|w|: the largest weights stay."
     return {n: scoring.weights[n].abs() for n in scoring.mask}
 
 
 @CRITERIA.register("magnitude increase")
 def magnitude_increase(scoring: Scoring) -> dict[str, Tensor]:
-    "|w| − |w at the start|; refuses a record without a start."
+    "|w| − |w at the start|: the weights stay that grew most; refuses a record without a start."
     if scoring.start is None:
         raise LotteryError(
             "criterion 'magnitude increase' needs the weights at the start: give Scoring(start=...)"
@@ -127,7 +127,7 @@ def _gradients(
 # %% ../../nbs/pruning/15_criteria.ipynb #d9f81a95
 @CRITERIA.register("gradient")
 def gradient(scoring: Scoring) -> dict[str, Tensor]:
-    "|dL/dw|; refuses a record without batches."
+    "|dL/dw|: the weights stay in which the loss is steepest; refuses a record without batches."
     with _scoring_mode(scoring, training=True):
         leaves = scoring.leaves()
         return {n: g.abs() for n, g in _gradients(_losses(scoring, leaves), leaves).items()}
@@ -135,7 +135,7 @@ def gradient(scoring: Scoring) -> dict[str, Tensor]:
 
 @CRITERIA.register("snip")
 def snip(scoring: Scoring) -> dict[str, Tensor]:
-    "|w · dL/dw|; refuses a record without batches."
+    "|w · dL/dw|: the weights stay whose loss would be felt most (SNIP); refuses a record without batches."
     return {n: (scoring.leaves()[n].detach() * g).abs() for n, g in gradient(scoring).items()}
 
 # %% ../../nbs/pruning/15_criteria.ipynb #e8cedb3a
@@ -145,7 +145,7 @@ GRASP_TEMPERATURE = 200.0
 
 @CRITERIA.register("grasp")
 def grasp(scoring: Scoring) -> dict[str, Tensor]:
-    "θ · Hg; refuses a record without batches."
+    "θ · Hg: the weights stay that the flow of gradients needs (GraSP); refuses a record without batches."
     with _scoring_mode(scoring, training=True):
         leaves = scoring.leaves()
         flow = _gradients(_losses(scoring, leaves, GRASP_TEMPERATURE), leaves)
@@ -184,7 +184,7 @@ def refuse_tokens(model: nn.Module) -> None:
 @CRITERIA.register("synflow")
 @in_steps(100)
 def synflow(scoring: Scoring) -> dict[str, Tensor]:
-    "|w| · dR/d|w| for an input of ones; refuses a network that reads piece numbers."
+    "|w| · dR/d|w| for an input of ones: the weights stay on the strongest paths, without data (SynFlow); refuses a network that reads piece numbers."
     refuse_tokens(scoring.model)
     shape = scoring.input_shape or next(scoring.data())[0].shape[1:]
     device = next(scoring.model.parameters()).device

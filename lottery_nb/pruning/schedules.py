@@ -331,7 +331,7 @@ FRACTION = Parameter(
 
 @schedule_kind("geometric", FRACTION, written="geometric")
 def _geometric(r: int, rounds: int, fraction: float) -> float:
-    "What is left after taking the fraction away r times."
+    "The same share of what is left goes in each round."
     return (1 - fraction) ** r
 
 
@@ -356,7 +356,7 @@ DENSITY = Parameter(
 
 @schedule_kind("one-shot", DENSITY, rounds=1, written="one_shot")
 def _one_shot(r: int, rounds: int, density: float) -> float:
-    "All at once."
+    "All at once, in a single round."
     return density
 
 
@@ -369,7 +369,7 @@ def one_shot(
 # %% ../../nbs/pruning/14_schedules.ipynb #e8853be1
 @schedule_kind("linear", DENSITY, written="linear")
 def _linear(r: int, rounds: int, final_density: float) -> float:
-    "The same number of weights every round."
+    "The same number of weights goes in each round."
     return final_density if r == rounds else 1 - (1 - final_density) * r / rounds
 
 
@@ -383,7 +383,7 @@ def linear(
 # %% ../../nbs/pruning/14_schedules.ipynb #7020b1b9
 @schedule_kind("cubic", DENSITY, written="cubic")
 def _cubic(r: int, rounds: int, final_density: float) -> float:
-    "Zhu and Gupta 2017, equation 1, with initial sparsity 0."
+    "Much goes at first and little at the end (Zhu and Gupta 2017, equation 1, with initial sparsity 0)."
     return final_density + (1 - final_density) * (1 - r / rounds) ** 3
 
 
@@ -409,7 +409,7 @@ DENSITIES = Parameter(
 
 @schedule_kind("listed", DENSITIES, written="listed")
 def _listed(r: int, rounds: int, *densities: float) -> float:
-    "As written."
+    "Densities as they are written, one for each round."
     return densities[r - 1]
 
 

@@ -70,7 +70,7 @@ def _quota(
 
 @SCOPES.register("global")
 def _global(mask: Mask, names: tuple[str, ...], density: float) -> Quotas:
-    "One ranking for all."
+    "One ranking for all weights."
     return [_quota(mask, names, density)] if names else []
 
 # %% ../../nbs/pruning/16_scopes.ipynb #2c3e18ff
@@ -127,6 +127,11 @@ class NofM:
 
     n: int
     m: int
+
+    @property
+    def help(self) -> str:
+        "What it keeps, in a line."
+        return f"{self.n} of each {self.m} consecutive weights along a layer's inputs"
 
     @property
     def pattern(self) -> str:

@@ -191,7 +191,10 @@ LIMITS = (
     "among twenty comparisons of equals, about one will look different by chance.",
     "Test data was read once for each network, at the epoch that validation data chose.",
 )
-AS_DENSE = "zeros are stored and multiplied like any weight, so a sparse network is not faster and not smaller in memory by itself"
+AS_DENSE = (
+    "zeros are stored and multiplied like any weight, "
+    "so a sparse network is not faster and not smaller in memory by itself"
+)
 
 
 def masks_text(
@@ -204,7 +207,8 @@ def masks_text(
     if pattern is None:
         return f"Masks have the structure that scope {value_text(scope)} gives them; here {AS_DENSE}."
     if pattern:
-        return f"Masks of scope {value_text(scope)} follow the pattern {pattern}, and kernels made for that may use it; here {AS_DENSE}."
+        uses = f"follow the pattern {pattern}, and kernels made for that may use it"
+        return f"Masks of scope {value_text(scope)} {uses}; here {AS_DENSE}."
     return f"Masks are unstructured: {AS_DENSE}."
 
 # %% ../../nbs/results/43_report.ipynb #c8ea93a5

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..core import entries_of, function_of, is_allowed, LotteryError, name_of, named, Reference
-from ..core import Registry, split_name, TRUST
+from ..core import callable_of, entries_of, function_of, imported, is_allowed, LotteryError
+from ..core import name_of, Reference, Registry, split_name, TRUST
 from ..code import reach_of
 from ..events import Event, event
 from ..files import read_part, reading, RunFolder, write_atomic
@@ -37,14 +37,7 @@ def listener_of(
     listener: str | Listener,  # a name that `LISTENERS` finds, or a listener itself
 ) -> Listener:
     "The listener of a name; refuses what is none."
-    hears = LISTENERS.find(listener)
-    if isinstance(hears, type):
-        hears = hears()
-    if not callable(hears):
-        raise LotteryError(
-            f"listener {listener!r}: give one of {', '.join(LISTENERS)}, 'package.module:name', or a function (event, folder)"
-        )
-    return hears
+    return callable_of(LISTENERS, listener, "(event, folder)")
 
 
 @LISTENERS.register("print")
@@ -70,7 +63,7 @@ def spelled(
             return name
     name = name_of(thing) or ""
     try:
-        return name if name and named(name) is thing else ""
+        return name if name and imported(name) is thing else ""
     except LotteryError:
         return ""
 

@@ -64,7 +64,7 @@ def write_arms(
             points[name] = {"step": snapshot.step, "updates": snapshot.updates}
             tensors |= {f"{k}/{name}/{n}": t for n, t in snapshot.tensors().items()}
         numbers = {n: to_plain(getattr(s.record, n)) for n in NUMBERS}
-        lines = [e.line() for e in s.told]
+        lines = [e.line() for e in s.events]
         arms[identity] = {"record": numbers, "points": points, "metrics": s.metrics, "told": lines}
     write_tensors(path, tensors, {"file": path.stem, "arms": list(arms.items())})
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'Maker', 'WIDGETS', 'Checks', 'Count', 'Fold', 'value_of', 'hold', 'options_of', 'Field', 'Form', 'pick',
-           'whole', 'share', 'number_box', 'Look', 'control_help', 'plain_control', 'part_control', 'form_field',
-           'form_fields', 'sections_of', 'button', 'facts_html']
+           'whole', 'share', 'number_box', 'Look', 'plain_control', 'part_control', 'form_field', 'form_fields',
+           'sections_of', 'button', 'facts_html']
 
 # %% ../../nbs/workbench/49_fields.ipynb #0c0c92a0
 import dataclasses
@@ -323,18 +323,13 @@ LOOKS |= {
 }
 
 # %% ../../nbs/workbench/49_fields.ipynb #94f153b0
-def control_help(name: str) -> str:
-    "The line that tells a person what a control is; nothing is loaded for it."
-    return CONTROLS[name].help if name in CONTROLS else "of an installed package"
-
-
 Maker = Callable[[str, Any], w.Widget]  # label, what it holds at first -> control
 WIDGETS: dict[str, Maker] = {
     "FindPlan.source": lambda label, value: pick(label, DOMAINS.names, value),
     "FindPlan.kind": lambda label, value: pick(label, SCHEDULES.names, value),
     "FindPlan.rewind": lambda label, value: pick(label, POINTS.names, value),
-    "FindPlan.controls": lambda label, value: Checks(label, CONTROLS.beside_tickets, value, control_help),
-    "TransferPlan.controls": lambda label, value: Checks(label, CONTROLS.names, value, control_help),
+    "FindPlan.controls": lambda label, value: Checks(label, CONTROLS.beside_tickets, value, CONTROLS.line),
+    "TransferPlan.controls": lambda label, value: Checks(label, CONTROLS.names, value, CONTROLS.line),
     "TransferPlan.rounds": lambda label, value: Checks(label, (), value),
     "TransferPlan.targets": lambda label, value: Checks(label, (), value),
     "TransferPlan.recipe": lambda label, value: pick(label, RECIPES, value),
