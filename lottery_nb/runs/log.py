@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -148,6 +148,8 @@ class Tail:
         if not line.strip():
             return None
         with suppress(*DAMAGE):
+            t: Any
+            e: Event
             if found := EPOCH.fullmatch(line):
                 t, e = _epoch_in(found)
             else:

@@ -33,7 +33,6 @@ from lottery_nb.workbench.forms import (
     transfer_refusals,
     values_of,
 )
-from .jobs import Easel, WorkbenchLike
 
 # %% ../../nbs/workbench/55_carry.ipynb #f8d299ff
 from .fields import button, Field, Form, pick, sections_of
