@@ -333,6 +333,7 @@ class Given:
         self,
         model: nn.Module,  # copied, so that what happens to it later changes nothing
     ):
+        model = getattr(model, "_orig_mod", model)  # of torch.compile: the engine does not compile
         self.__name__ = type(model).__name__
         self.model = self.copied(model)
         self.model.zero_grad()
