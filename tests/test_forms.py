@@ -257,10 +257,7 @@ def with_field(cls, name, kind, **given):
 def with_recipe(recipe):
     """A plan whose recipe is of that class."""
     return make_dataclass(
-        "OwnFindPlan",
-        [("recipe", recipe, setting("how", default=recipe()))],
-        bases=(FindPlan,),
-        frozen=True,
+        "OwnFindPlan", [("recipe", recipe, setting("how", default=recipe()))], bases=(FindPlan,), frozen=True
     )
 
 
@@ -443,7 +440,9 @@ def test_a_criterion_by_its_module_is_held(monkeypatch, tmp_path):
 
 
 def test_a_schedule_of_a_kind_without_a_name_stands_as_a_call(monkeypatch, tmp_path):
-    (tmp_path / "stair.py").write_text("def down(r, rounds, low, steps=2):\n    return 1 - (1 - low) * r / rounds\n")
+    (tmp_path / "stair.py").write_text(
+        "def down(r, rounds, low, steps=2):\n    return 1 - (1 - low) * r / rounds\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     plan = FindPlan(schedule=Schedule("stair:down", 3, (0.25, 4)))
     values = held_by(find_form(), plan)

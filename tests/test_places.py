@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from lottery_nb.core import expect_error, LotteryError, NotFound
-from lottery_nb.workbench.forms import FIND, find_field, find_plan, RECIPES, refusals, TRANSFER, transfer_refusals
+from lottery_nb.workbench.forms import (
+    FIND,
+    find_field,
+    find_plan,
+    RECIPES,
+    refusals,
+    TRANSFER,
+    transfer_refusals,
+)
 from lottery_nb.workbench.forms import values_of
 from lottery_nb.workbench.cost import looked_at
 from lottery_nb.models.network import Network

@@ -266,7 +266,8 @@ class FindTab:
         self.gauge = button("Measure time and memory", "clock-o", lambda: measure_cost(self), tip)
         tip = "fill the form with the configuration of the selected run"
         self.again = button("From selected run", "copy", lambda: hold_selected(self), tip)
-        self.side = w.VBox([w.HBox([self.go, self.gauge, self.again]), self.why, self.cost, self.form])
+        buttons = (w.HBox([self.go, self.gauge]), w.HBox([self.again]))
+        self.side = w.VBox([*buttons, self.why, self.cost, self.form])
 
     def change(self) -> None:
         self.changed, self.wanted = True, False
