@@ -248,7 +248,7 @@ def _place(
         return places[name]
     some = ", ".join(list(places)[:10]) + " …" * (len(places) > 10)
     raise LotteryError(
-        f"label {name!r} of {where} is none of the classes {some}: add it or leave its rows out"
+        f"label {repr(name) if kind == 'name' else name} of {where} is none of the classes {some}: add it or leave its rows out"
     )
 
 # %% ../../nbs/data/09_own.ipynb #80d3df7c
