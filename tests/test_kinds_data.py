@@ -165,7 +165,7 @@ def test_test_labels_go_through_the_mapping_of_the_training_labels():
     assert named.test.y.tolist() == [1, 0]
     refused(
         lambda: from_arrays(GREY, [3, 8] * 10, (GREY[:1], [0])),
-        "label '0' of the test pictures of own is none of the classes 3, 8",
+        "label 0 of the test pictures of own is none of the classes 3, 8",
     )
     refused(lambda: from_texts(list("abcd"), ["x", "y"] * 2, (["a"], ["z"])), "label 'z' of the test texts")
     refused(lambda: from_arrays(GREY, [0, 1] * 10, classes=("a", "a")), "class 'a' of own stands twice")
