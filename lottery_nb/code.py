@@ -203,7 +203,7 @@ class Module:
     def __init__(self, source: Source):
         self.source, self.name = source, source.module
         self.package = source.module if source.is_package else source.module.rpartition(".")[0]
-        self.lines = source.text.splitlines()
+        self.lines = source.text.split("\n")  # as Python counts them: a form feed ends none
         self.binds: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, list[Target]] = {}
         tree = ast.parse(source.data)
@@ -458,5 +458,5 @@ def whole_text(
     if node is None:
         return ""
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    lines = source.text.splitlines(keepends=True)
+    lines = [line + "\n" for line in source.text.split("\n")[:-1]]
     return "".join(inspect.getblock(lines[first - 1 :])) + source.text

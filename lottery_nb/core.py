@@ -567,7 +567,9 @@ def imported(
         raise LotteryError(
             f"{name!r} names a function without the hash of its source: a file of this package would hold a Reference"
         )
-    with suppress(OSError, SyntaxError, UnicodeError):  # what has no source is imported as Python does
+    with suppress(
+        OSError, ImportError, SyntaxError, ValueError, RecursionError
+    ):  # what has no source is imported as Python does
         if module not in sys.modules:
             import_pinned(module, reach_of(module, attr))
     return _held(module, attr)
@@ -654,11 +656,12 @@ class Reference:
         if known is not None and getattr(sys.modules.get(module), attr.partition(".")[0], None) is known[0]:
             return known[1]
         _check_found(self)
-        import_pinned(module, _reached(self.name))
+        with suppress(ImportError):  # refused in a sentence below
+            import_pinned(module, _reached(self.name))
         fn = _held(module, attr)
         if name_of(fn) != self.name:
             raise LotteryError(
-                f"{self.name} is no function or class that {module} makes: name it as package.module:name where it is made"
+                f"{self.name} is not the function that the plan was made with: what {module} holds under that name has its source elsewhere"
             )
         FOUND[self] = _held(module, attr.partition(".")[0]), fn
         return fn
@@ -691,7 +694,7 @@ def _reached(name: str) -> Reach:
         return reach_of(module, attr)
     except SyntaxError as e:
         return _no_source(name, f" ({e.msg}, line {e.lineno} of {e.filename or path_of(module)})")
-    except (OSError, UnicodeError):
+    except (OSError, ValueError, RecursionError):
         if module in sys.modules or path_of(module):
             return _no_source(name)
         raise LotteryError(

@@ -190,7 +190,7 @@ def _trusted(registry: Registry, name: Any, folder: RunFolder) -> Any:
     if not package or is_allowed(module) or package in OURS and ":" not in name:
         return name
     recall(folder)
-    with suppress(OSError, SyntaxError, UnicodeError):
+    with suppress(OSError, SyntaxError, ValueError, RecursionError):
         if package not in OURS and Reference(f"{module}:{attr}", reach_of(module, attr).source).trusted:
             return name
     again = "executor=… or --executor" if registry is EXECUTORS else "listeners=(…) or --listen"
