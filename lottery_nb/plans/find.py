@@ -8,6 +8,7 @@ __all__ = ['ScoreAt', 'SCORE_AT', 'FIELD_KINDS', 'SMALL_SHARE', 'COPIES', 'seeds
 
 # %% ../../nbs/plans/28_find.ipynb #592c72c3
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, fields, InitVar, replace
 from typing import Any, get_args, Literal
@@ -569,20 +570,25 @@ def passes(
                 t.copy_(torch.zeros_like(t) if name.endswith("running_mean") else t.abs())
     return _differs(model, x.abs() if x.is_floating_point() else x)
 
+# %% ../../nbs/plans/28_find.ipynb #53170bfe
+def _is_cut(search: Search, s: _Seed, t: Ticket) -> bool:
+    "Whether nothing passes a ticket: in double precision where its network runs in that, so that nothing is lost to rounding."
+    there, rows = search.domain, torch.arange(min(8, len(search.domain.train.y)))
+    x, bits = there.inputs(there.train.x, rows), held(t.mask, s.rewound.weights) or t.mask
+    for kind in (torch.float64, torch.float32):
+        with suppress(RuntimeError), global_seed(s.seed, "paths"):
+            model = load(search.network.build(s.seed), masked(s.rewound, t.mask)).to(kind)
+            return not passes(model, x.to(kind) if x.is_floating_point() else x, bits)
+    return False
+
 
 def _what_died(search: Search, s: _Seed, t: Ticket) -> Iterator[Event]:
     "What a ticket keeps nothing of."
     empty = [n for n, kept in t.mask.kept_in.items() if not kept]
-    there, rows = search.domain, torch.arange(min(8, len(search.domain.train.y)))
-    with global_seed(s.seed, "paths"):
-        model = load(search.network.build(s.seed), masked(s.rewound, t.mask)).double()
-        x = there.inputs(there.train.x, rows)
-        bits = held(t.mask, s.rewound.weights) or t.mask
-        cut = not passes(model, x.double() if x.is_floating_point() else x, bits)
-    if empty or cut:
+    if (cut := _is_cut(search, s, t)) or empty:
         yield LayersEmpty(t.name, empty, cut)
 
-
+# %% ../../nbs/plans/28_find.ipynb #b02c0ff3
 def _check_kept(search: Search, mask: Mask) -> None:
     "Refuse a mask that keeps nothing, and one that empties a weight which is divided by its own norm."
     if not mask.kept:
