@@ -49,7 +49,9 @@ def _matched(
     single = rows["n"] == 1
     if single.iloc[0]:
         return np.nan, "single run: no interval to match within", len(rows), 0
-    high = rows["high"].fillna(rows["mean"])  # where all seeds tie
+    high = rows["high"]
+    if high.isna().any():  # all seeds tie
+        high = high.fillna(rows["mean"])
     left_off = (high < -margin).cummax() | single.cummax()  # a single run says nothing
     kept = rows[~left_off]
     if kept.empty:
