@@ -247,6 +247,9 @@ class Epochs:
     def __init__(self):
         self.at, self.values = array("q"), array("d")  # the epochs; FOUR values for each
 
+    def __len__(self) -> int:
+        return len(self.at)
+
     def add(self, e: EpochDone) -> None:
         "One more; an epoch that is trained again counts as it was the last time."
         four = array("d", (e.train_accuracy, e.train_loss, e.validation_accuracy, e.validation_loss))
@@ -264,7 +267,7 @@ class Epochs:
         "That epoch alone, if it is there; None: the last one."
         chosen = Epochs()
         place = len(self.at) - 1 if epoch is None else bisect_left(self.at, epoch)
-        if place < len(self.at) and epoch in (None, self.at[place]):
+        if 0 <= place < len(self.at) and epoch in (None, self.at[place]):
             chosen.at, chosen.values = self.at[place : place + 1], self.values[4 * place : 4 * place + 4]
         return chosen
 
