@@ -527,7 +527,7 @@ def event_from(
             raise ValueError(name)
         if (cls := _kind_of(name)) is None:
             return Unknown(name, {key: value for key, value in facts.items() if key not in _OUTER})
-        return cls(**{name: facts[name] for name in _types(cls) if name in facts})
+        return cls(**{name: facts[name] for name in _types(cls) if name in facts})  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise LotteryError(
             f"{line[:40]!r} is not an event: the line is torn or was written by something else"

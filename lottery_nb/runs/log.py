@@ -146,6 +146,7 @@ class Tail:
         if not line.strip():
             return None
         with suppress(*DAMAGE):
+            e: Event
             if found := EPOCH.fullmatch(line):
                 t, e = _epoch_in(found)
             else:

@@ -68,8 +68,9 @@ def work_alone(
     words: Sequence[str],  # folder, device, layout, executor, and the listeners
 ) -> None:
     "Work on a run as a process of its own, which ends with 0, with `BUSY` where another process works on the run, or with 1."
+    folder, device, layout, executor, *listeners = words
     try:
-        work(*words[:4], words[4:])
+        work(folder, device, layout, executor, listeners)
     except (Busy, Gone) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(BUSY if isinstance(e, Busy) else 1)
