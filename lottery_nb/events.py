@@ -101,7 +101,8 @@ class Event:
 
     def sound(self) -> bool:
         "Whether all that it holds is of the type that it should be, which an event from a damaged log may not be."
-        for name, test in _tests(type(self)):
+        cls: Any = type(self)
+        for name, test in _tests(cls):
             if not test(getattr(self, name)):
                 return False
         return True
