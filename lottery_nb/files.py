@@ -268,6 +268,17 @@ def _sorted_json(record: dict) -> str:
     return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 # %% ../nbs/02_files.ipynb #03c5221b
+@contextmanager
+def _memory() -> Iterator[None]:
+    "Let the format's own library end in a `MemoryError` where it has too little: it panics, which no `except Exception` sees."
+    try:
+        yield
+    except BaseException as e:
+        if type(e).__name__ == "PanicException":
+            raise MemoryError(f"out of memory ({str(e)[:80]})") from None
+        raise
+
+
 def write_tensors(
     path: str | Path,  # '….safetensors'
     tensors: Mapping[str, Tensor],
@@ -277,7 +288,9 @@ def write_tensors(
     text = _sorted_json({"schema": SCHEMA, **record})
     whole = _sorted_json({"check": checksum(tensors, text), "record": text})
     own = {n: t.clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
-    return write_atomic(path, safetensors.torch.save(own, {"lottery": whole}))
+    with _memory():
+        content = safetensors.torch.save(own, {"lottery": whole})
+    return write_atomic(path, content)
 
 # %% ../nbs/02_files.ipynb #f9cd26b4
 BROKEN = (OSError, EOFError, zlib.error, safetensors.SafetensorError, *DAMAGE)

@@ -4,11 +4,13 @@ The long loops run with `--flags slow`."""
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ from lottery_nb.core import Busy, LotteryError
 from lottery_nb.engine.recipes import Recipe
 from lottery_nb.events import EpochDone
 from lottery_nb.files import Gone, held, write_atomic
+from lottery_nb.pruning.schedules import geometric
 from lottery_nb.runs import workers as runs_workers
 from lottery_nb.runs.log import Tail, Worker, worker_of
 from lottery_nb.runs.reading import Run, write_plan
@@ -373,3 +376,159 @@ def test_the_error_of_a_worker_that_is_alone_goes_into_the_log(tmp_path):
     with pytest.raises(LotteryError):
         work(tmp_path / "run", "cuda:99")
     assert "cuda:99" in of("RunFailed", Run(tmp_path / "run").events)[-1].reason
+
+
+# --- what a system does to a worker: each ends in a sentence, and is taken up with the same bits ---
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    "A search of some seconds that nobody disturbed."
+    p = plan(recipe=Recipe(lr=0.05, epochs=60, batch_size=32), schedule=geometric(0.4, 1))
+    return run(p, tmp_path_factory.mktemp("longer") / "run", "cpu", show=False)
+
+
+@pytest.mark.parametrize("rounds", [1, 15])
+def test_a_worker_outlives_its_shell_and_sleeps_and_wakes(rounds, longer, workers, many, tmp_path):
+    many(rounds, often=1)
+    for i in range(rounds):
+        folder = tmp_path / str(i) / "run"
+        write_plan(longer.plan, folder)
+        code = f"from lottery_nb.cli import main; main(['run', {str(folder)!r}, '--background', '--device', 'cpu'])"
+        shell = subprocess.Popen(
+            ["sh", "-c", '"$0" -c "$1"; sleep 600', sys.executable, code], start_new_session=True
+        )
+        workers.append(shell.pid)
+        until(lambda folder=folder: of("EpochDone", Run(folder).events), 120)
+        who = worker_of(folder)
+        workers.append(who.pid)
+        os.kill(who.pid, signal.SIGSTOP)
+        os.killpg(shell.pid, signal.SIGKILL)
+        os.utime(folder / "heartbeat", (0, 0))  # as it is after ten seconds
+        assert Run(folder).status == "interrupted" and who.lives
+        with pytest.raises(Busy, match=f"process {who.pid} holds .* wake it with `kill -CONT {who.pid}`"):
+            resume(folder, "cpu")
+        os.kill(who.pid, signal.SIGCONT)
+        until(lambda folder=folder: Run(folder).status == "done", 120)
+        assert same(outcome(folder), outcome(longer.path))
+
+
+def taken_up(folder, p, whole, says):
+    "A failed run has a sentence, and is taken up."
+    failed = Run(folder)
+    assert failed.status == "failed" and says in of("RunFailed", failed.events)[-1].reason, failed.events[-1]
+    assert run(p, folder, "cpu", show=False).status == "done" and same(outcome(folder), outcome(whole.path))
+
+
+NO_MEMORY = """
+import re, resource, sys
+from pathlib import Path
+from lottery_nb.events import ArmStarted
+from lottery_nb.runs.reading import read_plan
+from lottery_nb.runs.writing import record
+stream = record(read_plan(sys.argv[1]), Path(sys.argv[1]), "cpu")
+next(e for e in stream if isinstance(e, ArmStarted))
+size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 20),) * 2)
+for _ in stream:
+    pass
+"""
+
+
+def test_memory_that_runs_out_in_a_stack_is_said(tmp_path):
+    """In a process of its own: a library below may end it without a word, and then the run is interrupted."""
+    p = plan(width=4.0, seeds=6, schedule=geometric(0.4, 1), recipe=Recipe(lr=0.05, epochs=1, batch_size=90))
+    whole, folder = run(p, tmp_path / "a" / "run", "cpu", show=False), tmp_path / "b" / "run"
+    write_plan(p, folder)
+    words = [sys.executable, "-c", NO_MEMORY, str(folder)]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode
+    if ended.returncode == 1:
+        taken_up(folder, p, whole, "memory ran out, make room and take the run up again")
+        return
+    os.utime(folder / "heartbeat", (0, 0))
+    assert Run(folder).status == "interrupted"
+    assert run(p, folder, "cpu", show=False).status == "done" and same(outcome(folder), outcome(whole.path))
+
+
+def test_files_that_may_not_be_opened_any_more_are_said(whole, tmp_path):
+    folder, (soft, hard) = tmp_path / "run", resource.getrlimit(resource.RLIMIT_NOFILE)
+    stream = record(plan(), folder, "cpu")
+    next(e for e in stream if isinstance(e, EpochDone))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(OSError):
+            for _ in stream:
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    taken_up(folder, plan(), whole, "raise the limit (`ulimit -n`) and take the run up again")
+
+
+@pytest.fixture
+def nobody():
+    "As a user who may not write everywhere, also where tests run as root."
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+def test_a_folder_that_can_only_be_read_is_said_and_left_as_it_is(whole, request):
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o755)
+        folder = shutil.copytree(whole.path, Path(d, "run"))
+        lines = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / "events.jsonl").write_bytes(b"".join(lines[:-1]))
+        before, frame = tree(folder), whole.frame
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        request.getfixturevalue("nobody")
+        for refused in (lambda: run(plan(), folder, "cpu", show=False), lambda: resume(folder, "cpu")):
+            with pytest.raises(LotteryError, match="cannot be written to .* take the run up again"):
+                refused()
+        assert Run(folder).frame.equals(frame)
+        if os.getuid() == 0:
+            os.seteuid(0)
+        assert tree(folder) == before
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+        assert run(plan(), folder, "cpu", show=False).status == "done"
+        assert same(outcome(folder), outcome(whole.path))
+
+
+def test_a_clock_that_is_set_back_costs_nothing(whole, tmp_path, monkeypatch):
+    folder, real, off = tmp_path / "run", time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() - off)
+    stream = record(plan(), folder, "cpu")
+    for e in stream:
+        if isinstance(e, EpochDone) and not off:
+            off = 86_400.0
+    times = [t for t, _ in Tail(folder / "events.jsonl").new()]
+    assert times != sorted(times)
+    assert Run(folder).status == "done" and same(outcome(folder), outcome(whole.path))
+    lines = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "events.jsonl").write_bytes(b"".join(lines[:-1]))  # as if it had been killed
+    again = run(plan(), folder, "cpu", show=False)
+    assert again.status == "done" and 0 <= again.info["seconds"] < 1000 and again.stand.worked >= 0
+
+
+def test_two_hundred_runs_beside_it_and_some_of_them_odd(whole, tmp_path):
+    home, (soft, hard) = tmp_path / "home", resource.getrlimit(resource.RLIMIT_NOFILE)
+    for i in range(200):
+        shutil.copytree(whole.path, home / f"run{i:03d}", copy_function=os.link)
+    for i, name in enumerate(("plan.json", "events.jsonl", "heartbeat", "control", "how.json")):
+        (home / f"run{i:03d}" / name).unlink(missing_ok=True)
+        os.mkfifo(home / f"run{i:03d}" / name)
+    open_now = len(os.listdir("/proc/self/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 24, hard))
+        with within(60):
+            table = runs_workers.runs(home)
+        found = run(plan(seeds=(5,)), home / "new", "cpu", show=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(table) == 200 and set(table.status) <= {"done", "planned", "interrupted"}
+    assert found.status == "done" and len(os.listdir("/proc/self/fd")) <= open_now + 2
