@@ -839,7 +839,7 @@ def from_plain(
     if isinstance(value, list):
         if not (parts := _inside(kind, (tuple, list, Sequence, Any))):
             raise _unfit(value, kind, where)
-        inner = Union[tuple(part for several in parts for part in several)]  # noqa: UP007
+        inner: Any = Union[tuple(part for several in parts for part in several)]  # noqa: UP007
         return tuple(from_plain(v, inner, where) for v in value)
     if isinstance(value, dict):
         with quietly():
