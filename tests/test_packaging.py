@@ -55,7 +55,7 @@ def numbered_modules():
         [*exports] = [
             cell.directives_["default_exp"][0] for cell in cells if "default_exp" in cell.directives_
         ]
-        numbers.update({name: int(path.name.split("_")[0]) for name in exports})
+        numbers.update({name: int(path.name[:2]) for name in exports})
         assert all(
             path.relative_to(ROOT / "nbs").parts[:-1] == tuple(name.split(".")[:-1]) for name in exports
         ), path
