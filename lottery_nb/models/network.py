@@ -608,8 +608,7 @@ DRAWN_BY = {
 
 def _generators() -> dict[str, Any]:
     "Where the generators of numpy and of Python stand."
-    _, words, *place = np.random.get_state()
-    return {"numpy": (words.tobytes(), place), "random": random.getstate()}
+    return {"numpy": [str(part) for part in np.random.get_state()], "random": random.getstate()}
 
 
 @contextmanager
