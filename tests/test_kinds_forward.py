@@ -1133,6 +1133,9 @@ def test_a_density_that_keeps_no_weight_is_refused(density):
 
 
 def test_figures_of_tiny_densities_have_room_for_their_ticks():
+    assert str(one_shot(1e-9)).endswith("to 1e-07 % density") and str(one_shot(0.2)).endswith(
+        "to 20.000% density"
+    )
     for density in (1e-6, 1e-9, 1e-12, 1e-300):
         axis = density_axis(pd.Series([1.0, 0.5, density]))
         low, ticks = math.log10(density), axis["tickvals"]
