@@ -415,7 +415,7 @@ class _FromBytes(SourceFileLoader):
         WAITING.pop(fullname, None)
         return compile(self.source.data, self.source.path, "exec", dont_inherit=True)
 
-
+# %% ../nbs/00_code.ipynb #24af8be4
 class Pinned(MetaPathFinder):
     "Gives modules that wait as they were read; one that is loaded again, or lies elsewhere by now, is none of them."
 

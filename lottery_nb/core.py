@@ -38,6 +38,7 @@ from types import CodeType, UnionType
 from typing import Any, dataclass_transform, get_args, get_origin, get_type_hints, Literal, TYPE_CHECKING
 from typing import TypeVar, Union
 
+# %% ../nbs/00_core.ipynb #9abfe4e3
 from ._moved import served
 from .code import import_pinned, MARK, OURS, path_of, Reach, reach_of, read_source, whole_text
 
@@ -752,7 +753,7 @@ def code_of(
         return fingerprint(canonical_code(fn, set()))
     return " ".join((told.source, *_reached(told.name).packages)) if packages else told.source
 
-
+# %% ../nbs/00_core.ipynb #dbe6b990
 def canonical_code(
     thing: Any,
     met: set[int],  # functions and classes that are told already
@@ -892,7 +893,7 @@ def from_plain(
         return value
     raise _unfit(value, kind, where)
 
-
+# %% ../nbs/00_core.ipynb #273b5ee1
 def _record_from(value: dict, kind: Any, where: str) -> Any:
     "A number that JSON has no word for, a dictionary, or a record of a class that may stand there."
     name, fields = value.get("type"), {k: v for k, v in value.items() if k != "type"}

@@ -37,7 +37,7 @@ def is_amount(value: Any) -> bool:
     "Whether a value is a number of something: finite, and not below 0."
     return is_number(value) and 0 <= value < math.inf
 
-
+# %% ../nbs/01_events.ipynb #38e89150
 @functools.lru_cache(4096)
 def _test_of(kind: Any) -> Callable[[Any], bool]:
     "What tells whether a value is of a type."

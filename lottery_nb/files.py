@@ -216,7 +216,7 @@ def write_atomic(
         _settle(folder, within)
     return path
 
-
+# %% ../nbs/02_files.ipynb #23b80e4c
 def _settle(folder: Path, within: int | None) -> None:
     "Force a folder's list of files to the disk, where the system knows how: without it a loss of power can undo a rename."
     with suppress(OSError):

@@ -26,16 +26,8 @@ from torch import Tensor
 
 from ..core import check_number, from_plain, LotteryError, to_plain
 from ..files import open_file, read_tensors, reading, write_tensors
-from lottery_nb.data.readers import (
-    check_size,
-    data_folders,
-    Encoded,
-    pixels,
-    Raw,
-    read_parquet,
-    Texts,
-    to_size,
-)
+from .readers import check_size, data_folders, Encoded, pixels, Raw, read_parquet, Texts
+from .readers import to_size
 from .texts import read_table, to_texts
 from .texts import tokenizer as tokenizer_in
 from .names import check_name, DomainName, written

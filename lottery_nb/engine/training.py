@@ -18,18 +18,8 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 
 from ..core import canonical, fingerprint, global_seed, LotteryError, pick_device
-from lottery_nb.events import (
-    ArmDone,
-    ArmFailed,
-    ArmStarted,
-    ArmTaken,
-    EpochDone,
-    Event,
-    Layout,
-    NotSaved,
-    StateKept,
-    Tick,
-)
+from ..events import ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event, Layout
+from ..events import NotSaved, StateKept, Tick
 from ..data.batches import epoch_draws, epoch_order, Split
 from ..data.domains import Domain
 from ..models.network import reason_of

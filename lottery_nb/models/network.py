@@ -26,21 +26,8 @@ import torch
 from torch import nn, Tensor
 from torch.nn.utils import parametrize
 
-from lottery_nb.core import (
-    about,
-    check_choice,
-    check_number,
-    data,
-    free_memory,
-    global_seed,
-    LATER,
-    LotteryError,
-    padding_of,
-    READING,
-    Reference,
-    seed_for,
-    to_plain,
-)
+from ..core import about, check_choice, check_number, data, free_memory, global_seed, LATER
+from ..core import LotteryError, padding_of, READING, Reference, seed_for, to_plain
 from .zoo import HEADS, made_here, make_head, MLPHead, NETWORKS
 from .uses import check_parametrised, PRUNED, uses_of
 from .weights import give_weights, named_by, Weights
@@ -120,7 +107,7 @@ def _shape_text(output: Any) -> str:
     shapes = [str(tuple(t.shape)) for t in _parts(output)]
     return f"{type(output).__name__} of {', '.join(shapes) or 'no tensor'}"
 
-
+# %% ../../nbs/models/12_network.ipynb #38ea0a7b
 def logits_of(
     output: Any,  # a tensor, a tuple, a mapping, a dataclass, or an object with `logits`
     rows: int,  # examples that went in
@@ -461,7 +448,7 @@ def arguments_of(
         "Network.name",
     )
 
-
+# %% ../../nbs/models/12_network.ipynb #696602c9
 def called(
     network: "Network",  # what to make
 ) -> nn.Module:

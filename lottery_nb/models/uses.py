@@ -170,7 +170,7 @@ class LayerInputs(TorchFunctionMode):
                 self.watch.becomes_data([t])
         return func(*args, **(kwargs or {}))
 
-
+# %% ../../nbs/models/11a_uses.ipynb #198036ac
 @contextmanager
 def _plain_attention():
     "Attention as its formula inside a block: torch's fast path hides its products."

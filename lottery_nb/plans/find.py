@@ -24,21 +24,9 @@ from ..events import Event, FewPrunable, LayersEmpty, Planned, RoundDone, Ticket
 from ..data.domains import Domain, domain, for_plan
 from ..models.zoo import NETWORKS
 from ..models.uses import made_plain, parametrised
-from lottery_nb.models.network import (
-    check_draws,
-    check_size,
-    evaluating,
-    Given,
-    head_of,
-    head_parameters,
-    label_of,
-    Network,
-    prunable,
-    reason_of,
-    run_once,
-    weights_for,
-    what_each_does,
-)
+from ..models.network import check_draws, check_size, evaluating, Given, head_of
+from ..models.network import head_parameters, label_of, Network, prunable, reason_of, run_once
+from ..models.network import weights_for, what_each_does
 from ..pruning.masks import Mask
 from ..pruning.schedules import geometric, Schedule, SCHEDULES
 from ..pruning.criteria import CRITERIA, refuse_tokens, Scoring

@@ -21,32 +21,13 @@ from plotly.subplots import make_subplots
 from ..core import check_choice, density_text, deprecated, LotteryError
 from ..rewinding.controls import role_of, roles
 from ..runs.log import LAYER_COLUMNS
-from lottery_nb.results.stats import (
-    compare,
-    in_order,
-    Interval,
-    interval,
-    keeps_start,
-    kept_rows,
-    missing_text,
-)
+from .stats import compare, in_order, Interval, interval, keeps_start, kept_rows
+from .stats import missing_text
 from .stats import NO_YARDSTICK, partners, results_of, roles_failed, seeds_text, summary
 from .verdict import floor_of, undertrained
-from lottery_nb.results.style import (
-    band,
-    curves,
-    density_axis,
-    faint,
-    level_axis,
-    percent_digits,
-    refusal,
-    series_of,
-    SINGLE,
-    styled,
-    text_of,
-    TRANSFER_LABELS,
-    view_of,
-)
+from .style import band, curves, density_axis, faint, level_axis, percent_digits
+from .style import refusal, series_of, SINGLE, styled, text_of, TRANSFER_LABELS
+from .style import view_of
 
 # %% ../../nbs/results/40_plots.ipynb #37382e3f
 def __getattr__(name: str) -> Any:

@@ -28,13 +28,8 @@ from .stats import ARM, compare, empty_parts, network_densities, results_of
 from .stats import roles_failed, seeds_text, ties_text
 from .tables import short_rows, short_table
 from .verdict import conditions, floor_of, OPEN_TEXT, undertrained, verdict_lines
-from lottery_nb.results.plots import (
-    accuracy_plot,
-    layer_density_plot,
-    targets_of,
-    transfer_curves,
-    transfer_plot,
-)
+from .plots import accuracy_plot, layer_density_plot, targets_of, transfer_curves
+from .plots import transfer_plot
 from .words import plan_table, PLAN_TITLES, value_text, verdicts_text
 
 # %% ../../nbs/results/43_report.ipynb #adbe9a37

@@ -167,7 +167,7 @@ def kept_rows(
 TIE = 1e-9  # values that are no further apart are the same
 SEEDS_TIE = "seeds tie"
 
-
+# %% ../../nbs/results/35_stats.ipynb #08bc39da
 @dataclass(frozen=True)
 class Interval:
     "A mean over seeds and the interval around it; `str` gives it as people write it."

@@ -355,7 +355,7 @@ def _same_weight(a: Beginning, b: Beginning, names: Iterable[str]) -> str:
     drawn = [(n, v.equal(w)) for n, v, w in pairs if has_values(v)]
     return drawn[0][0] if drawn and all(same for _, same in drawn) else ""
 
-
+# %% ../../nbs/rewinding/19_controls.ipynb #90d6c810
 def check_control(
     c: Control,
     begin: Beginning,  # of a ticket

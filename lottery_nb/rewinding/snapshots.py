@@ -73,7 +73,7 @@ def lengths_of(
             fitting[direction] = length
     return fitting
 
-
+# %% ../../nbs/rewinding/17_snapshots.ipynb #debcf7bf
 def held(
     mask: Mask | None,  # None keeps every weight
     weights: Mapping[str, Tensor],  # of the network

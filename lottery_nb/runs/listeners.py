@@ -182,7 +182,7 @@ def how_of(
         registry.find(value)
     return how
 
-
+# %% ../../nbs/runs/30_listeners.ipynb #7d69f0ee
 def _trusted(registry: Registry, name: Any, folder: RunFolder) -> Any:
     "A name that a folder gives, if it may be imported; one that nobody knows is refused when it is looked up."
     module, attr = place_of(registry, name)

@@ -177,7 +177,7 @@ def beating(
     except OSError:
         return False
 
-
+# %% ../../nbs/runs/31_log.ipynb #afd9c862
 def _began(pid: int) -> str:
     "When a process began, as its system counts it; '' for one that is gone."
     try:
@@ -251,6 +251,9 @@ class Epochs:
     def __init__(self):
         self.at, self.values = array("q"), array("d")  # the epochs; FOUR values for each
 
+    def __len__(self) -> int:
+        return len(self.at)
+
     def add(self, e: EpochDone) -> None:
         "One more; an epoch that is trained again counts as it was the last time."
         four = array("d", (e.train_accuracy, e.train_loss, e.validation_accuracy, e.validation_loss))
@@ -268,7 +271,7 @@ class Epochs:
         "That epoch alone, if it is there; None: the last one."
         chosen = Epochs()
         place = len(self.at) - 1 if epoch is None else bisect_left(self.at, epoch)
-        if place < len(self.at) and epoch in (None, self.at[place]):
+        if 0 <= place < len(self.at) and epoch in (None, self.at[place]):
             chosen.at, chosen.values = self.at[place : place + 1], self.values[4 * place : 4 * place + 4]
         return chosen
 
@@ -406,6 +409,24 @@ class Records(tuple):
 
 LAYER_COLUMNS = ("seed", "round", "density", "layer", "kept", "size", "layer_density")
 
+# %% ../../nbs/runs/31_log.ipynb #f6f4a6e3
+def _with_notes(frame: pd.DataFrame, state: RunState) -> pd.DataFrame:
+    "The frame with what a run says beside its rows, in its `attrs`."
+    ends = sorted((e for e in state.failed if _placed(state, e.arm)), key=lambda e: e.arm)
+    failed = ((*_tags(state, e.arm), e.reason) for e in ends)
+    empty = (e.says() for e in state.empty.values())
+    notes = {FAILED: failed, NETWORK_DENSITY: _network_densities(state), EMPTY: empty}
+    frame.attrs = {name: kept for name, found in notes.items() if (kept := Records(found))}
+    return frame
+
+
+def _network_densities(state: RunState) -> dict[tuple, None]:
+    "Share of all parameters that tickets keep: (source, domain, density, share), each once."
+    tickets = [e for e in state.arms.values() if e.tags.get("role") == "ticket" and e.network_density]
+    return {
+        (*(e.tags.get(t) for t in ("source", "domain", "density")), e.network_density): None for e in tickets
+    }
+
 # %% ../../nbs/runs/31_log.ipynb #c5886a60
 def frame_of(
     state: RunState,
@@ -466,24 +487,6 @@ def _in_plan_order(state: RunState) -> list[str]:
 def results_frame(events: Iterable[Event]) -> pd.DataFrame:
     "As `frame_of`, from events."
     return frame_of(RunState(events))
-
-# %% ../../nbs/runs/31_log.ipynb #f6f4a6e3
-def _with_notes(frame: pd.DataFrame, state: RunState) -> pd.DataFrame:
-    "The frame with what a run says beside its rows, in its `attrs`."
-    ends = sorted((e for e in state.failed if _placed(state, e.arm)), key=lambda e: e.arm)
-    failed = ((*_tags(state, e.arm), e.reason) for e in ends)
-    empty = (e.says() for e in state.empty.values())
-    notes = {FAILED: failed, NETWORK_DENSITY: _network_densities(state), EMPTY: empty}
-    frame.attrs = {name: kept for name, found in notes.items() if (kept := Records(found))}
-    return frame
-
-
-def _network_densities(state: RunState) -> dict[tuple, None]:
-    "Share of all parameters that tickets keep: (source, domain, density, share), each once."
-    tickets = [e for e in state.arms.values() if e.tags.get("role") == "ticket" and e.network_density]
-    return {
-        (*(e.tags.get(t) for t in ("source", "domain", "density")), e.network_density): None for e in tickets
-    }
 
 # %% ../../nbs/runs/31_log.ipynb #c42f4858
 def ends_frame(state: RunState) -> pd.DataFrame:

@@ -55,7 +55,7 @@ def work(
         _note(folder, failure(e))
         raise
 
-
+# %% ../../nbs/runs/34_workers.ipynb #ac6dc8c7
 def _note(folder: Path, failed: RunFailed) -> None:
     "Log an error that came before the run's own log was open, unless the log says it already. Only who holds the lock writes to a log: one that another process holds is left alone."
     with suppress(LotteryError, OSError), locked(folder), held(folder):

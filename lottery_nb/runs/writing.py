@@ -432,7 +432,7 @@ def failure(
     said = " ".join((str(error) or type(error).__name__).split())[:2000]
     no_memory = isinstance(error, MemoryError) or bool(NO_MEMORY.search(said))
     number: Any = errno.ENOMEM if no_memory else getattr(error, "errno", None)
-    remedy = REMEDIES.get(number, "")  # type: ignore[call-overload]
+    remedy = REMEDIES.get(number, "")
     return RunFailed(f"{said}: {remedy}" if remedy else said, traceback.format_exc()[-64_000:])
 
 # %% ../../nbs/runs/33_writing.ipynb #400d7ed4

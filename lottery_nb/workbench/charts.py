@@ -27,16 +27,8 @@ from ..rewinding.points import FRESH
 from ..rewinding.controls import CONTROLS, role_of, TICKET
 from ..plans.transfer import trained_from
 from ..runs.log import layers_frame
-from lottery_nb.results.style import (
-    TRANSFER_LABELS,
-    broken,
-    DASHES,
-    density_axis,
-    faint,
-    level_axis,
-    styled,
-    text_of,
-)
+from ..results.style import TRANSFER_LABELS, broken, DASHES, density_axis, faint, level_axis
+from ..results.style import styled, text_of
 from ..results.plots import accuracy_plot, layer_density_plot, transfer_curves, transfer_plot
 from .follow import Curve, Follower, POINTS
 

@@ -32,27 +32,10 @@ from ..plans.find import FindPlan, SMALL_SHARE
 from ..results.stats import density_text
 from ..results.style import SERIES, styled, text_of
 from ..results.report import time_text
-from lottery_nb.workbench.forms import (
-    AT_FIRST,
-    beside,
-    find_field,
-    find_plan,
-    number_field,
-    refusals,
-    schedule_call,
-    schedule_of,
-    source_of_form,
-    values_of,
-)
-from lottery_nb.workbench.cost import (
-    Cost,
-    cost_key,
-    device_choices,
-    WARN_EXAMPLES,
-    Looked,
-    looked_at,
-    measure,
-)
+from .forms import AT_FIRST, beside, find_field, find_plan, number_field, refusals
+from .forms import schedule_call, schedule_of, source_of_form, values_of
+from .cost import Cost, cost_key, device_choices, WARN_EXAMPLES, Looked, looked_at
+from .cost import measure
 
 # %% ../../nbs/workbench/53_find.ipynb #eea6a4c6
 from .fields import button, facts_html, Field, Form, pick, sections_of
