@@ -92,7 +92,7 @@ FIELD_KINDS = {
     "layer_fractions": "give a dictionary such as {'head': 0.1}",
     "controls": "give a tuple of names",
     "prunable": "give a tuple of parameter names, or None",
-    "network": "give a name, a factory or a Network",
+    "network": "give a name, a factory, a module or a Network",
     "criterion": "give a name or a function",
     "scope": "give a name or a function",
 }
