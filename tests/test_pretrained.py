@@ -548,13 +548,15 @@ def test_a_text_that_holds_the_padding_is_masked_behind_its_end_only(folders):
         ("vit", "ViTModel", {"classifier.weight"}),
     ],
 )
-def test_what_a_checkpoint_of_pre_training_lacks_is_drawn_and_told(kind, cls, drawn, tmp_path):
+def test_what_a_checkpoint_of_pre_training_lacks_is_drawn_and_told(kind, cls, drawn, tmp_path, capfd):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(5)
     made = getattr(transformers, cls)(hf_config(kind))
     made.save_pretrained(tmp_path)
     shape = (3, 32, 32) if kind == "vit" else (12,)
+    capfd.readouterr()
     network = Network(f"hf:{tmp_path}", shape, 3, weights="pretrained")
+    assert capfd.readouterr() == ("", "")
     (first, names), (second, _) = network.begun(0), network.begun(1)
     assert {n for n in names if n.endswith("weight")} == drawn
     body = {n.removeprefix(f"{first.base_model_prefix}."): t for n, t in made.state_dict().items()}
@@ -739,3 +741,34 @@ def test_a_domain_by_name_takes_a_tokenizer(folders, monkeypatch):
     with expect_error("the length of texts=41"):
         domain(f"films~hf({folders['bert']},41)")
     DOMAINS.pop("films")
+
+
+def test_a_name_on_the_hub_brings_config_and_head(folders, monkeypatch):
+    asked = []
+
+    def cached(name, file, **_):
+        asked.append(name)
+        return str(folders["bert"] / file)
+
+    monkeypatch.setattr("transformers.utils.cached_file", cached)
+    network = Network("hf:somebody/some-bert", (9,), 2)
+    assert (
+        network == Network(f"hf:{folders['bert']}", (9,), 2) and network.name.origin == "somebody/some-bert"
+    )
+    assert set(asked) == {"somebody/some-bert"}
+
+    def offline(name, file, **_):
+        raise OSError("no connection")
+
+    monkeypatch.setattr("transformers.utils.cached_file", offline)
+    with expect_error("hf:somebody/some-bert is no folder, and not to be had from the hub (no connection)"):
+        Network("hf:somebody/some-bert", (9,), 2)
+    with expect_error("cannot be read: write its name"):
+        Network("hf:some bert", (9,), 2)
+
+
+def test_a_head_of_a_saved_classifier_is_taken_with_its_classes(folders):
+    vit = Network(f"hf:{folders['vit']}", (3, 32, 32), 2, weights="pretrained")
+    state = safetensors.torch.load_file(folders["vit"] / "model.safetensors")
+    assert not vit.begun(0)[1] and vit.build(0).classifier.weight.equal(state["classifier.weight"])
+    assert set(vit.with_(n_classes=3).begun(0)[1]) == {"classifier.weight", "classifier.bias"}

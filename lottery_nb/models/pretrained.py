@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'NO_PART', 'Architecture', 'Family', 'building', 'check_known', 'read_call', 'tuples', 'read_torchvision',
            'torchvision_models', 'check_pictures', 'build_torchvision', 'torchvision_weights', 'read_timm',
-           'timm_model', 'build_timm', 'timm_weights', 'architecture', 'read_hf', 'on_hub', 'attention', 'GivesLogits',
-           'logits_class', 'hf_class', 'hf_config', 'check_texts', 'build_hf', 'hf_weights']
+           'timm_model', 'build_timm', 'timm_weights', 'architecture', 'config_file', 'read_hf', 'on_hub', 'attention',
+           'GivesLogits', 'logits_class', 'hf_class', 'silent', 'hf_config', 'check_texts', 'build_hf', 'hf_weights']
 
 # %% ../../nbs/models/11b_pretrained.ipynb #5307bcef
 import ast
@@ -264,14 +264,20 @@ def architecture(
     return Architecture("hf", kind, one_text(kept), origin)
 
 
+def config_file(
+    origin: str,  # a folder, or a name on the hub
+) -> Path:
+    "Where a model's config lies."
+    folder = Path(origin).expanduser()
+    return folder / "config.json" if folder.is_dir() else Path(on_hub(origin, "config.json"))
+
+
 def read_hf(text: str) -> Architecture:
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return architecture(json_in(folder / "config.json"), str(folder))
-    name, options = read_call(text)
-    if "(" in text:
+    if "(" in text and not Path(text).expanduser().is_dir():
+        name, options = read_call(text)
         return architecture(options | {"model_type": name})
-    return architecture(json_in(Path(on_hub(name, "config.json"))), name)
+    origin = str(Path(text).expanduser()) if Path(text).expanduser().is_dir() else read_call(text)[0]
+    return architecture(json_in(config_file(origin)), origin)
 
 
 def on_hub(name: str, file: str) -> str:
@@ -352,6 +358,21 @@ def hf_class(
     return getattr(library("transformers", "hf"), named if isinstance(named, str) else named[0])
 
 # %% ../../nbs/models/11b_pretrained.ipynb #a3b7b59b
+@contextmanager
+def silent() -> Iterator[None]:
+    "transformers prints no bars and no report of what it loads inside a block: what is drawn is told by the run."
+    logging = library("transformers.utils.logging", "hf")
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def hf_config(a: Architecture, **how: Any) -> Any:
     "The config object of an architecture."
     library("transformers", "hf")
@@ -400,19 +421,16 @@ def hf_weights(a: Architecture) -> Weights:
             f"{a} has no pre-trained weights here: give a folder, hf:FOLDER, or a file as weights="
         )
     cls: Any = hf_class(a.name, "")
-    how = {"use_safetensors": True, "local_files_only": Path(a.origin).is_dir(), "trust_remote_code": False}
-    labels = (
-        len(json_in(Path(a.origin) / "config.json").get("id2label") or "12") if Path(a.origin).is_dir() else 2
-    )
-    config = hf_config(a, num_labels=labels)
-    model, found = cls.from_pretrained(
-        a.origin,
-        config=config,
-        output_loading_info=True,
-        torch_dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-        **how,
-    )
+    how: dict[str, Any] = {
+        "use_safetensors": True,
+        "local_files_only": Path(a.origin).is_dir(),
+        "trust_remote_code": False,
+    }
+    said = json_in(config_file(a.origin))
+    config = hf_config(a, num_labels=len(said.get("id2label") or (0, 1)))
+    how |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    with silent():
+        model, found = cls.from_pretrained(a.origin, config=config, **how)
     absent = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     body = f"{model.base_model_prefix}."
     if lost := sorted(n for n in absent if n.startswith(body) and ".pooler." not in n):
