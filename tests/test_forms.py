@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from tiny import some_mask
 
 from lottery_nb.core import LotteryError, Reference, Registry, setting
@@ -16,6 +17,7 @@ from lottery_nb.data.batches import AUGMENTATIONS
 from lottery_nb.data.domains import domain
 from lottery_nb.engine.recipes import LR_SCHEDULES, OPTIMIZERS, PRECISIONS, QUIRKS, Recipe
 from lottery_nb.models.network import Network
+from lottery_nb.models.weights import Weights
 from lottery_nb.plans.find import FindPlan
 from lottery_nb.plans.tickets import Ticket
 from lottery_nb.plans.transfer import TransferPlan
@@ -82,7 +84,7 @@ OTHER = {  # a value of each field that is not its default
         rates=(0.2,),
     ),
 }
-ELSEWHERE = {"TransferPlan.tickets"}  # a field that is chosen by rounds of a run; held below
+ELSEWHERE = {"TransferPlan.tickets", "FindPlan.weights"}  # chosen by rounds of a run, or read from a file; held below
 
 
 def tickets_of(rounds=(1, 2, 3), seeds=(0, 1)):
@@ -143,6 +145,17 @@ def test_each_field_is_in_the_form_or_in_the_list_of_those_that_are_not(cls):
         names = workbench_forms.parts_of(cls, f).write(workbench_forms.default_of(f)).keys()
         assert names and names <= form.fields.keys(), place
         assert f.name in OTHER[cls] or place in ELSEWHERE, f"{place} has no other value here"
+
+
+def test_weights_are_a_file_that_the_form_names_and_no_form_holds_what_a_plan_made_of_it(tmp_path):
+    network = Network("lenet-300-100", (1, 8, 8), 10)
+    save_file(network.build(3).state_dict(), tmp_path / "begun.safetensors")
+    assert find_plan(FIND | {"weights": ""}).weights is None
+    plan = find_plan(FIND | {"weights": str(tmp_path / "begun.safetensors")})
+    assert plan.weights == Weights.of(network.build(3))
+    with pytest.raises(LotteryError, match="change this plan in Python") as e:
+        values_of(plan)
+    assert e.value.place == "FindPlan.weights"
 
 
 def test_the_list_of_those_that_are_not_names_fields():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, fields, InitVar, replace
+from pathlib import Path
 from typing import Any, get_args, Literal
 
 import torch
@@ -24,6 +25,7 @@ from ..events import Event, FewPrunable, LayersEmpty, Planned, RoundDone, Ticket
 from ..data.domains import Domain, domain, for_plan
 from ..models.zoo import NETWORKS
 from ..models.uses import made_plain, parametrised
+from ..models.weights import Weights
 from ..models.network import check_draws, check_size, evaluating, Given, head_of
 from ..models.network import head_parameters, label_of, Network, prunable, reason_of, run_once
 from ..models.network import weights_for, what_each_does
@@ -278,7 +280,7 @@ class FindPlan:
         default=(),
         later=True,
     )
-    weights: Any = setting(
+    weights: Weights | str | Path | nn.Module | Mapping | None = setting(
         "what every seed starts from: a file of weights, 'pretrained' for a network of a library; none: drawn",
         default=None,
         later=True,

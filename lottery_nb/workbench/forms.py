@@ -8,8 +8,9 @@ __all__ = ['PARTS', 'NOT_IN_FORM', 'TAKEN', 'AT_FIRST', 'FIND', 'FIELD_OF_PLACE'
            'write_as', 'Parts', 'name_in', 'default_of', 'entry_value', 'value_in', 'parts_of', 'asked_fields',
            'values_of', 'record_of', 'recipe_of', 'number_field', 'schedule_values', 'schedule_of', 'numbers_of',
            'schedule_call', 'schedule_fields', 'rewind_of', 'rewind_fields', 'source_of_form', 'source_fields',
-           'counted', 'find_plan', 'field_of', 'find_field', 'beside', 'refusals', 'recipe_fields', 'transfer_recipe',
-           'targets_of_form', 'target_fields', 'tickets_of_form', 'transfer_plan', 'transfer_refusals']
+           'weights_text', 'counted', 'find_plan', 'field_of', 'find_field', 'beside', 'refusals', 'recipe_fields',
+           'transfer_recipe', 'targets_of_form', 'target_fields', 'tickets_of_form', 'transfer_plan',
+           'transfer_refusals']
 
 # %% ../../nbs/workbench/46_forms.ipynb #4c5ce32f
 import ast
@@ -300,6 +301,12 @@ def source_fields(source: Any) -> dict[str, Any]:
     return {"source": base, "part": name[len(base) :]}
 
 
+def weights_text(given: Any) -> dict[str, Any]:
+    "The field of the form for weights to start from: a file, 'pretrained' or nothing; refuses those that a plan holds."
+    return {"weights": "" if given is None else name_in(given, "FindPlan.weights")}
+
+
+PARTS["FindPlan.weights"] = Parts(weights_text, lambda values: values["weights"].strip() or None)
 PARTS["FindPlan.rewind"] = Parts(rewind_fields, rewind_of)
 PARTS["FindPlan.source"] = Parts(source_fields, source_of_form)
 
