@@ -67,7 +67,7 @@ def path_of(
     file, name = None, ""
     for part in module.split("."):
         name = f"{name}.{part}".removeprefix(".")
-        asked = (_asked(finder, name, path) for finder in sys.meta_path if not isinstance(finder, Pinned))
+        asked = (_asked(finder, name, path) for finder in sys.meta_path if not getattr(finder, "pins", False))
         spec = next((s for s in asked if s), None)
         folders = [os.path.join(p, part) for p in path or ()]
         if spec is None and not any(map(os.path.isdir, folders)):
@@ -418,6 +418,8 @@ class _FromBytes(SourceFileLoader):
 # %% ../nbs/00_code.ipynb #24af8be4
 class Pinned(MetaPathFinder):
     "Gives modules that wait as they were read; one that is loaded again, or lies elsewhere by now, is none of them."
+
+    pins = True  # it is not asked where a module lies
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
