@@ -253,7 +253,7 @@ NEW = {  # type, default, another value, what the control holds then
     "path": (tuple[tuple[float, float], ...], ((0.5, 0.1),), ((0.1, 0.2), (0.3, 1e-5)), "0.1:0.2, 0.3:1e-05"),
     "several": (tuple[float, ...], (), (0.25, 2), "0.25, 2"),
     "layers": (tuple[str, ...] | None, None, ("fc1", "1"), "fc1, 1"),
-    "weights": (Mapping[str, float], None, {"fc1": 0.5, "fc2": 1}, "fc1=0.5, fc2=1"),
+    "shares": (Mapping[str, float], None, {"fc1": 0.5, "fc2": 1}, "fc1=0.5, fc2=1"),
     "note": (str, "", "a, b", "a, b"),
     "whatever": (Any, 3, (0, 3), "0, 3"),
 }

@@ -429,7 +429,7 @@ def test_the_effective_weight_is_scored(kind, criterion):
     lengths = {n: w for n, w in θ0.weights.items() if n.endswith(("original0", "_g"))}  # equal to the norms
     longer = {n: w * torch.linspace(0.2, 3, w.numel()).view_as(w) for n, w in lengths.items()}
     θ0 = replace(θ0, weights={**θ0.weights, **longer})
-    seed = _Seed(0, θ0, θ0, θ0, θ0, search.dense(search.network.build(0)))
+    seed = _Seed(0, θ0, {}, θ0, search.dense(search.network.build(0)))
     stored = next(n for n in search.names if n.startswith("1."))
     assert len(search.names) == 2 and seed.mask[stored].shape == (12, 64)
     plain = plain_of(search.network, θ0)

@@ -80,7 +80,7 @@ def test_a_small_packed_table_is_read(packer, tmp_path):
     content = b"text,label\ngood,1\nbad,0\n"
     (tmp_path / "small.anything").write_bytes(PACKERS[packer](content))
     table = read_table(tmp_path / "small.anything", ("text", "label"), "csv")
-    assert table.to_dict("list") == {"text": ["good", "bad"], "label": [1, 0]}
+    assert table.to_dict("list") == {"text": ["good", "bad"], "label": ["1", "0"]}  # as written
 
 
 @pytest.mark.parametrize(

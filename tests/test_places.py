@@ -238,6 +238,7 @@ FIND_FORM = dict(
     seeds=dict(seeds="3, 3"),
     controls=dict(controls=("re-init",)),
     floor=dict(floor=2.0),
+    weights=dict(weights="nowhere.safetensors"),
 )
 TRANSFER_FORM = dict(
     rounds=dict(rounds=()),

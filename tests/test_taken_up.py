@@ -317,7 +317,7 @@ def test_an_interrupted_progress_bar_lets_go_of_the_run(tmp_path, monkeypatch):
 def test_a_worker_that_cannot_import_says_why(tmp_path, monkeypatch):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "filelock.py").write_text("raise ImportError('half an installation')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    monkeypatch.syspath_prepend(tmp_path / "broken")  # a worker looks where its starter does
     found = start(plan(), tmp_path / "run", "cpu")
     failed = found.events[-1]
     assert (

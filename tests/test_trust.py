@@ -552,7 +552,7 @@ def test_a_plan_of_a_stranger_imports_nothing(name, trap, tmp_path):
 
 def test_a_domain_of_a_stranger_imports_nothing(trap, tmp_path):
     x = torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4)
-    path = save_domain(from_arrays(x, torch.arange(20) % 2), tmp_path / "d.safetensors")
+    path = save_domain(from_arrays(x, torch.arange(20) % 2, channels="first"), tmp_path / "d.safetensors")
     tensors, record = read_tensors(path)
     read = 0
     for where in leaves(record):

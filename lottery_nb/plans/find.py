@@ -36,8 +36,8 @@ from ..pruning.scopes import make_mask, prune, quotas, SCOPES
 
 # %% ../../nbs/plans/28_find.ipynb #9ab82fb7
 from ..rewinding.snapshots import fresh, held, load, masked, Snapshot
-from ..rewinding.points import Beginning, FRESH, held_points, Length, POINTS, RETRAIN, Retrain
-from ..rewinding.points import REWOUND, rewind_step, round_start
+from ..rewinding.points import Beginning, FRESH, held_points, ImportedPoint, Length, POINTS
+from ..rewinding.points import RETRAIN, Retrain, REWOUND, rewind_step, round_start
 from ..rewinding.controls import at_rate, check_control, Control, CONTROLS, Role, TICKET
 from ..engine.recipes import lr_factor, Recipe
 from ..engine.arms import Arm, check_arms, NOTHING, Recall, steps_per_epoch, Trained
@@ -244,7 +244,7 @@ class FindPlan:
     schedule: Schedule = setting(
         "how density falls from round to round", default=geometric(fraction=0.2, rounds=10)
     )
-    rewind: str | Callable = setting(
+    rewind: str | ImportedPoint | Callable = setting(
         "where the kept weights go back to, with a number where the point takes one: 'step 500'",
         default="init",
         registry=POINTS,

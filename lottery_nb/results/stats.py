@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from ..core import check_choice, check_number, density_text, deprecated, LotteryError, Registry
-from ..rewinding.points import starts
+from ..rewinding.points import starts, TRAINED
 from ..rewinding.controls import CONTROLS, role_of, roles, TICKET
 from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS
 
@@ -418,7 +418,7 @@ def yardstick(
     keeps = keeps_start(against)
     if keeps is None:
         keeps = bool(starts - {"fresh"})
-    search = arm["source"] == arm["domain"] and arm["start"] != "source-trained"
+    search = arm["source"] == arm["domain"] and arm["start"] != TRAINED
     if len(starts) == 1 and (search and role_of(against).whole or not keeps):
         return starts.pop()
     return arm["start"] if keeps else "fresh"

@@ -261,6 +261,7 @@ def check_begun(
 ) -> None:
     "Refuse a plan that is not the one that the run's log began with, as this version of the package knows it."
     place = RunFolder(folder)
+    place.check_parts()
     began = {
         e.plan
         for _, e in Tail(place.log, only=["RunStarted"]).stream()
