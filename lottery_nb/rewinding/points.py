@@ -145,9 +145,9 @@ class RewindPoints(Registry):
         self,
         value: Any,  # a text, 'package.module:name 7', or a function that takes no number
     ) -> Any:
-        "The point as a plan keeps it: a text, an `ImportedPoint` where a module holds it; refuses what is none, but for a name in a file that is read."
-        unread = READING.get() and isinstance(value, str) and ":" not in value
-        if isinstance(value, ImportedPoint) or unread:
+        "The point as a plan keeps it: a text, an `ImportedPoint` where a module holds it; refuses what is none, but for an unknown name in a file that is read."
+        unknown = isinstance(value, str) and ":" not in value and point_parts(value)[0] not in self
+        if isinstance(value, ImportedPoint) or unknown and READING.get():
             return value
         known = next((p.name for p in self.values() if p.step is value), "")
         text = known or (Reference.to(value).name if callable(value) else value)
