@@ -9,7 +9,6 @@ __all__ = ['MAX_PARAMETERS', 'MAX_EXAMPLES', 'WARN_EXAMPLES', 'MEASURE', 'refuse
 # %% ../../nbs/workbench/47_cost.ipynb #27431aef
 import dataclasses
 import json
-import math
 import re
 import resource
 import subprocess
@@ -46,17 +45,11 @@ def refuse_huge(
         source = domain(plan.source)
         pieces = len(source.vocabulary) if source.vocabulary else None
         fits: dict[str, Any] = dict(input_shape=source.shape, n_classes=source.n_classes, vocabulary=pieces)
-    try:
-        with about("FindPlan.network"):
-            size: float = Network(plan.network, width=plan.width, **fits).parameters_count
-    except (RuntimeError, TypeError, OverflowError) as e:
-        if "overflow" not in str(e).lower():
-            raise
-        size = math.inf
-    many = "more parameters than can be counted" if size == math.inf else f"{size:,} parameters"
+    with about("FindPlan.network"):
+        size = Network(plan.network, width=plan.width, **fits).parameters_count
     if size > MAX_PARAMETERS:
         raise LotteryError(
-            f"FindPlan.width={plan.width:g}: {plan.network} would have {many}, and a form builds {MAX_PARAMETERS:,} at most: give a smaller width",
+            f"FindPlan.width={plan.width:g}: {plan.network} would have {size:,} parameters, and a form builds {MAX_PARAMETERS:,} at most: give a smaller width",
             "FindPlan.width",
         )
 
