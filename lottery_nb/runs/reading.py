@@ -294,6 +294,7 @@ def check_folder(
     check_kind(plan)
     if folder.exists() and not folder.is_dir():
         raise LotteryError(f"{folder} is a file: give another folder, or remove it")
+    RunFolder(folder).check_parts()
     if RunFolder(folder).plan.exists() and not holds(folder, plan.hash):
         raise LotteryError(f"{folder} holds the run of another plan: give another folder, or remove it")
 
