@@ -105,7 +105,7 @@ def visit(page, folder):
     fill(page, "Learning rate", 0.05)
     fill(page, "Epochs", 25)
     slide(page, "Pruned in each round", 4)
-    slide(page, "each trains all networks once", -2)
+    slide(page, "Rounds", -2)
     fill(page, "Seeds", 4)
     page.wait_for_timeout(2000)
     click(page, "Measure time and memory")
