@@ -155,7 +155,7 @@ def layer_density_plot(
         title=dict(text="layer and its weights", standoff=10),
         showgrid=False,
     )
-    across = "round, and density of the whole network (%)"
+    across = "round, and density of the whole mask (%)"
     fig.update_xaxes(type="category", title_text=across, showgrid=False)
     n = frame["seed"].nunique()
     subtitle = f"share of the layer's weights kept (%), {f'mean over {n} seeds' if n > 1 else 'single run'}"
