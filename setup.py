@@ -10,6 +10,7 @@ settings = ConfigParser(delimiters=["="])
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 package = cfg["lib_path"]
+extras = [key for key in cfg if key.endswith("_requirements")]
 pythons = [f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)]
 
 setup(
@@ -37,7 +38,7 @@ setup(
     zip_safe=False,
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("app", "dev", "hf", "timm")},
+    extras_require={key.removesuffix("_requirements"): cfg[key].split() for key in extras},
     entry_points={
         "console_scripts": cfg["console_scripts"].splitlines(),
         "nbdev": [f"{cfg['lib_name']}={package}._modidx:d"],

@@ -528,6 +528,7 @@ class RunFolder(os.PathLike):
         self.heartbeat = self.path / "heartbeat"
         self.control = self.path / "control"
         self.worker_log = self.path / "worker.log"
+        self.tensorboard = self.path / "tensorboard"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -538,7 +539,7 @@ class RunFolder(os.PathLike):
     def check_parts(self) -> None:
         "Refuse a folder that something would be written out of, or that would hold up who reads it: no part that is written to may be a link, none a pipe, socket or device."
         written = [self.log, self.lock, self.heartbeat, self.control, self.worker_log]
-        written += [self.tickets, self.snapshots, self.arms, self.inputs]
+        written += [self.tickets, self.snapshots, self.arms, self.inputs, self.tensorboard]
         for part in (*written, self.plan, self.how):
             with suppress(OSError):
                 mode = os.stat(part, follow_symlinks=part not in written).st_mode

@@ -90,16 +90,20 @@ def run_flags() -> list[dict[str, Any]]:
     from lottery_nb.cli import flag
     from lottery_nb.engine.executors import EXECUTORS
     from lottery_nb.runs.listeners import LISTENERS
+    from lottery_nb.runs.trackers import Tracker
 
     heard = (
         "call this with each event that is logged, may be given again: %(names)s or package.module:name "
         "(default: what the run's folder names)"
     )
+    tracked = "a listener that shows the networks in another tool, may be given again: %(names)s"
     sent = (
         "what runs groups of networks: %(names)s or package.module:name "
         "(default: what the run's folder names, else threads)"
     )
     listen = {"action": "append", "names": lines_of(LISTENERS), "kind": LISTENERS.kind}
+    others = [name for name, made in LISTENERS.items() if not (isinstance(made, type) and issubclass(made, Tracker))]
+    track = listen | {"names": lines_of(LISTENERS, *others), "dest": "listen"}
     executor = {"default": "auto", "names": lines_of(EXECUTORS), "kind": EXECUTORS.kind}
     allowed = (
         "a module or package whose functions a plan, ticket or run folder from elsewhere may name, may be given "
@@ -107,6 +111,7 @@ def run_flags() -> list[dict[str, Any]]:
     )
     return [
         flag("--listen", heard, metavar="NAME", **listen),
+        flag("--track", tracked, metavar="TOOL", **track),
         flag("--executor", sent, metavar="NAME", **executor),
         flag("--trust", allowed, metavar="MODULE", action="append", default=[]),
     ]

@@ -42,6 +42,7 @@ from ..engine.arms import in_stack, Recall, Record, Saved
 from ..engine.layout import check_layout, LAYOUTS
 from ..engine.executors import Executor
 from ..plans.tickets import Ticket
+import lottery_nb.runs.trackers  # noqa: F401 (its names are in LISTENERS from here on)
 from .listeners import Audience, How, how_of, Listener, write_how
 from .log import HEARTBEAT, Log, RunState, Tail, Worker
 from .reading import check_begun, check_folder, neighbours, PLANS, Run, run_folder, write_plan
