@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ARM', 'COLUMNS', 'COMPARED_AT', 'WITHIN', 'STARTS', 'AT_RATE', 'TUNED_AT', 'GRID', 'SEEDS_TIE', 'METHODS',
-           'LEAST_DRAWN', 'LEFT_OUT', 'NOT_AT_RANDOM', 'MATCH', 'NO_YARDSTICK', 'DIFFERENCE', 'TESTS', 'tuned',
-           'roles_failed', 'failed_in', 'results_of', 'network_densities', 'empty_parts', 'kept_rows', 'Interval',
-           'student_t', 'bootstrap', 'bca', 'interval', 'in_order', 'summary', 'widened', 'may_differ', 'seeds_text',
-           'ties_in', 'ties_text', 'left_out', 'left_out_lines', 'left_out_remark', 'paired', 'verdict', 'margin_of',
-           'as_family', 'keeps_start', 'yardstick', 'partners', 'missing_text', 'compare', 'family_text', 'spread_of',
-           'told_text', 'tied', 'alike_in', 'ranking']
+           'LEAST_DRAWN', 'LEFT_OUT', 'NOT_AT_RANDOM', 'MATCH', 'NO_YARDSTICK', 'DIFFERENCE', 'TESTS', 'roles_failed',
+           'failed_in', 'tuned', 'results_of', 'network_densities', 'empty_parts', 'kept_rows', 'Interval', 'student_t',
+           'bootstrap', 'bca', 'interval', 'in_order', 'summary', 'widened', 'may_differ', 'seeds_text', 'ties_in',
+           'ties_text', 'left_out', 'left_out_lines', 'left_out_remark', 'paired', 'verdict', 'margin_of', 'as_family',
+           'keeps_start', 'yardstick', 'partners', 'missing_text', 'compare', 'family_text', 'spread_of', 'told_text',
+           'tied', 'alike_in', 'ranking']
 
 # %% ../../nbs/results/35_stats.ipynb #f29430f7
 from collections.abc import Iterable, Mapping
@@ -69,39 +69,6 @@ def _rate_means(
     means = seen.groupby([*TUNED_AT, "rate"], dropna=False)["value"].agg(["mean", "size"])
     return means.reset_index()
 
-# %% ../../nbs/results/35_stats.ipynb #52b12644
-GRID = (
-    "grid"  # in a frame's `attrs`: (*TUNED_AT, rates that were tried, the best of them); '' is the recipe's
-)
-
-
-def _best_rates(
-    rows: pd.DataFrame,  # results with the columns bare and rate
-) -> list[tuple]:
-    "For each network that was tried at several rates: where, which rates, and the one with the best mean validation accuracy over seeds."
-    best = []
-    for key, group in _rate_means(rows).groupby(TUNED_AT, sort=False, dropna=False):
-        whole = group[group["size"] == group["size"].max()]
-        if len(group) > 1:
-            ranked = whole.sort_values("mean", ascending=False, kind="stable")
-            best.append((*key, tuple(whole["rate"]), ranked["rate"].iloc[0]))
-    return best
-
-
-def tuned(
-    frame: pd.DataFrame,  # results with roles such as 'dense at rate 0.1' (`rewinding.at_rate`)
-) -> pd.DataFrame:
-    "The frame with 'tuned dense', 'tuned reinit' … in place of the roles at further rates: the rate with the best mean validation accuracy over seeds; which were tried is in its `attrs`."
-    at_rate = frame["role"].str.extract(AT_RATE)
-    rows = frame.assign(bare=at_rate["role"].fillna(frame["role"]), rate=at_rate["rate"].fillna(""))
-    best = _best_rates(rows)
-    names = [*TUNED_AT, "tried", "rate"]
-    chosen = rows.merge(pd.DataFrame(best, columns=names).drop(columns="tried"), on=[*TUNED_AT, "rate"])
-    chosen["role"] = "tuned " + chosen["bare"]
-    out = pd.concat([frame[at_rate["role"].isna()], chosen[list(frame)]], ignore_index=True)
-    out.attrs = {GRID: Records(best)}
-    return out
-
 # %% ../../nbs/results/35_stats.ipynb #832db8c1
 def roles_failed(
     frame: pd.DataFrame,  # results
@@ -115,6 +82,50 @@ def failed_in(
 ) -> Records:
     "The arms that ended early, as a run's frame carries them: the tags of each (`runs.log.TAGS`) and why."
     return frame.attrs.get(FAILED, Records())
+
+# %% ../../nbs/results/35_stats.ipynb #52b12644
+GRID = (
+    "grid"  # in a frame's `attrs`: (*TUNED_AT, rates that were tried, the best of them); '' is the recipe's
+)
+
+
+def _tried_rates(rows: pd.DataFrame) -> dict[tuple, set[str]]:
+    "The rates at which each network was tried, those at which it failed among them, by the columns of `TUNED_AT`."
+    tried = {key: set(rates) for key, rates in rows.groupby(TUNED_AT, dropna=False)["rate"].unique().items()}
+    for one in failed_in(rows):
+        tags = dict(zip(TAGS, one, strict=False))
+        bare, _, rate = tags["role"].partition(" at rate ")
+        tried.setdefault((*(tags[column] for column in TUNED_AT[:-1]), bare), set()).add(rate)
+    return tried
+
+
+def _best_rates(
+    rows: pd.DataFrame,  # results with the columns bare and rate
+) -> list[tuple]:
+    "For each network that was tried at several rates: where, which rates, and the one with the best mean validation accuracy over seeds."
+    best, tried = [], _tried_rates(rows)
+    for key, group in _rate_means(rows).groupby(TUNED_AT, sort=False, dropna=False):
+        whole = group[group["size"] == group["size"].max()]
+        if len(tried[key]) > 1:
+            ranked = whole.sort_values("mean", ascending=False, kind="stable")
+            best.append((*key, tuple(sorted(tried[key])), ranked["rate"].iloc[0]))
+    return best
+
+
+def tuned(
+    frame: pd.DataFrame,  # results with roles such as 'dense at rate 0.1' (`rewinding.at_rate`)
+) -> pd.DataFrame:
+    "The frame with 'tuned dense', 'tuned reinit' … in place of the roles at further rates: the rate with the best mean validation accuracy over seeds; which were tried is in its `attrs`."
+    at_rate = frame["role"].str.extract(AT_RATE)
+    rows = frame.assign(bare=at_rate["role"].fillna(frame["role"]), rate=at_rate["rate"].fillna(""))
+    rows.attrs[FAILED] = failed_in(frame)
+    best = _best_rates(rows)
+    names = [*TUNED_AT, "tried", "rate"]
+    chosen = rows.merge(pd.DataFrame(best, columns=names).drop(columns="tried"), on=[*TUNED_AT, "rate"])
+    chosen["role"] = "tuned " + chosen["bare"]
+    out = pd.concat([frame[at_rate["role"].isna()], chosen[list(frame)]], ignore_index=True)
+    out.attrs = {GRID: Records(best)}
+    return out
 
 # %% ../../nbs/results/35_stats.ipynb #d3342498
 def _with_notes(frame: pd.DataFrame, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

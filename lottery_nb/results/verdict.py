@@ -19,7 +19,7 @@ from ..core import check_number, density_text, LotteryError
 from ..rewinding.controls import role_of
 from .families import holm, p_above, p_apart, p_below, p_within
 from .stats import compare, COMPARED_AT, GRID, in_order, kept_rows, margin_of, NO_YARDSTICK
-from .stats import partners, results_of, roles_failed, summary
+from .stats import partners, results_of, roles_failed, SEEDS_TIE, summary
 
 # %% ../../nbs/results/37_verdict.ipynb #7764b3e5
 DENSE_ENOUGH = 0.5  # density from which on a ticket is not sparse to a degree that matters
@@ -99,7 +99,7 @@ def _compared(row: pd.Series, role: str) -> Finding:
     said = f"{row['text']} against {role}"
     if row["n"] > 1:
         of_many = f", one of {row['family']} comparisons" if row["family"] > 1 else ""
-        said += f" over {row['n']} seeds{of_many}"
+        said += f" over {row['n']} seeds{of_many}" if SEEDS_TIE not in row["text"] else of_many
     return Finding(row["word"], said, "seeds" if row["word"] == OPEN else "")
 
 # %% ../../nbs/results/37_verdict.ipynb #1b72cd2d
@@ -129,9 +129,6 @@ def _any_rate(
     return Finding(OPEN, f"{same.evidence}, {lacks}", "rates")
 
 # %% ../../nbs/results/37_verdict.ipynb #43683012
-LEAST_RATES = 3  # of a grid that can tell what happens at any learning rate
-
-
 def _tried(
     frame: pd.DataFrame,  # results
     role: str,
@@ -145,6 +142,9 @@ def _tried(
         if (source, domain) == place and (begun, bare) == (start, role) and there:
             return tuple(sorted(rates, key=lambda rate: float(rate or "inf"))), best
     return (), ""
+
+# %% ../../nbs/results/37_verdict.ipynb #79d9950b
+LEAST_RATES = 3  # of a grid that can tell what happens at any learning rate
 
 
 def grid(
@@ -164,7 +164,8 @@ def grid(
     named = ", ".join(rate or "the recipe's" for rate in ours)
     if len(ours) < LEAST_RATES:
         return f"at {len(ours)} learning rates only ({named}), and {LEAST_RATES} make a grid", ""
-    edges = {ours[0], ours[-1], ""}
+    known = [rate for rate in ours if rate]
+    edges = {known[0], known[-1], ""}
     at_edge = [name for name, at in (("tickets", best), (role, other)) if at in edges]
     if at_edge:
         return f"the best of the rates {named} is at their edge for {' and '.join(at_edge)}", ""
