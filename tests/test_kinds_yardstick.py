@@ -82,7 +82,11 @@ def test_another_start_never_takes_the_place_of_the_right_one(case):
     assert set(lost["against_start"]) == {"rewind"} and all(lost["left_out"])
     if case != "every start failed":
         whole = compare(MOVED, "ticket", "dense").set_index("start").loc["source-trained"]
-        pd.testing.assert_frame_equal(rows.loc["source-trained"], whole)
+        family = ["p_holm", "family", "verdict", "match"]  # which is smaller without the lost ones
+        pd.testing.assert_frame_equal(
+            rows.loc["source-trained"].drop(columns=family), whole.drop(columns=family)
+        )
+        assert set(rows["family"]) == {2} and set(whole["family"]) == {4}
 
 
 @pytest.mark.parametrize("case", LOST)

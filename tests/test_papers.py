@@ -236,7 +236,7 @@ def test_a_better_rate_can_take_a_ticket_its_win():
                 epoch=1,
                 split=split,
                 metric="accuracy",
-                value=value + s * len(role) / 10_000,
+                value=value + s * (len(role) + role.startswith("reinit")) / 10_000,
             )
             for s in range(4)
             for split in ("validation", "test")
@@ -249,12 +249,24 @@ def test_a_better_rate_can_take_a_ticket_its_win():
         return conditions(pd.DataFrame(found), 0.5).set_index("condition")["verdict"].to_dict()
 
     assert words(own)["matches tuned dense"] == words(own)["beats reinit"] == "not enough evidence"
-    tried = words(own + higher)
-    assert (
-        tried["matches dense"] == "pass"
-        and tried["matches tuned dense"] == "fail"
-        and tried["beats reinit"] == "pass"
-    )
+    uneven = words(own + higher)  # two rates, and tickets at one of them
+    assert uneven["matches dense"] == "pass"
+    assert uneven["matches tuned dense"] == uneven["beats reinit"] == "not enough evidence"
+    best = {"dense": 0.81, "ticket": 0.83, "reinit": 0.76}
+    three = [
+        row
+        for rate, less in (("0.3", 0.0), ("1", 0.1), ("0.01", 0.1))
+        for role, level in best.items()
+        for row in rows(f"{role} at rate {rate}", 0, level - less, 1.0 if role == "dense" else 0.1)
+    ]
+    tried = words(own + three)
+    assert tried["matches tuned dense"] == tried["beats reinit"] == "pass"
+    table = conditions(pd.DataFrame(own + three), 0.5).set_index("condition")
+    assert "tickets at 0.3, reinit at 0.3" in table.loc["beats reinit", "evidence"]
+    lost = words([r | dict(value=r["value"] - 0.05 * r["role"].startswith("ticket")) for r in own + three])
+    assert lost["matches tuned dense"] == "fail"
+    edge = [row for row in three if not row["role"].endswith(" 1")]
+    assert words(own + edge)["beats reinit"] == "not enough evidence"  # the best rate is the highest
 
 
 def test_a_paper_that_was_stopped_says_so_and_goes_on(tmp_path, monkeypatch):

@@ -112,7 +112,8 @@ def test_warnings(change, says):
 
 def test_findings_say_what_the_verdicts_say():
     (one,) = findings(made_up_results())
-    assert "above dense at 6 of 8 densities (65 % to 7.54 %)" in one and "below" not in one
+    assert "above dense at 4 of 8 densities (65 % to 11.6 %)" in one and "below" not in one
+    assert one.endswith(", over 5 seeds.")
     turned = made_up_results()
     turned["role"] = (
         turned["role"].map({"ticket": "random mask", "random mask": "ticket"}).fillna(turned["role"])

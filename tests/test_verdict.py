@@ -5,11 +5,11 @@ import pytest
 
 from lottery_nb.results import verdict as results_verdict
 from lottery_nb.core import LotteryError
+from lottery_nb.plans.find import MARGIN
 from lottery_nb.results.verdict import (
     CONDITIONS,
     conditions,
     FAIL,
-    MARGIN,
     OPEN,
     PASS,
     verdict_lines,

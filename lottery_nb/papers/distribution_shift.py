@@ -22,7 +22,8 @@ from ..pruning.schedules import geometric
 from ..rewinding.controls import TICKET
 from ..engine.recipes import Recipe
 from ..plans.find import FindPlan
-from ..results.stats import compare, density_text, interval, kept_rows, paired, results_of, verdict
+from ..results.families import p_apart
+from ..results.stats import as_family, compare, density_text, interval, kept_rows, paired, results_of
 from ..results.style import styled, text_of
 from ..results.landmarks import transition
 from .papers import Kept, Move, Paper, SCALES
@@ -160,7 +161,8 @@ def pair_table(
     here = here[
         (here["source"] == source) | here["arm"].isin(("FULL-MODEL", "TICKET-RESET", "TICKET-RANDOM"))
     ]
-    shown = here.groupby(["density", "arm"])["value"].apply(lambda v: str(interval(v))).unstack("arm")
+    values = here.groupby(["density", "arm"])["value"]
+    shown = values.apply(lambda v: f"{interval(v)}" + f" (n = {len(v)})" * (len(v) > 1)).unstack("arm")
     return shown[[a for a in ARMS if a in shown]].fillna("").sort_index(ascending=False)
 
 # %% ../../nbs/papers/60_distribution_shift.ipynb #feafaa54
@@ -171,7 +173,7 @@ def transfer_costs(
     densest: float = 1.0,  # densities from here …
     sparsest: float = 0.0,  # … down to here are averaged for each seed, 0..1
 ) -> pd.DataFrame:
-    "Accuracy of an arm minus another for each pair of domains, mean over densities, interval over seeds: source, target, mean, low, high, n, text, verdict; refuses densities without results."
+    "Accuracy of an arm minus another for each pair of domains, mean over densities, interval over seeds, and a verdict that holds for all pairs together (Holm): source, target, mean, low, high, se, n, text, p, p_holm, family, verdict; refuses densities without results."
     for name in (arm, against):
         check_choice(name, ARMS, "arm")
     keys = ["source", "target", "density", "seed"]
@@ -187,8 +189,12 @@ def transfer_costs(
     out = []
     for key, s in each.groupby(["source", "target"], sort=False):
         d = paired(s.set_index("seed")[arm], s.set_index("seed")[against])
-        out.append((*key, d.mean, d.low, d.high, d.n, str(d), verdict(d)))
-    return pd.DataFrame(out, columns=["source", "target", "mean", "low", "high", "n", "text", "verdict"])
+        se = (s[arm] - s[against]).std() / d.n**0.5
+        out.append((*key, d.mean, d.low, d.high, se, d.n, str(d), "single run" if d.single else ""))
+    names = ["source", "target", "mean", "low", "high", "se", "n", "text", "verdict"]
+    pairs = pd.DataFrame(out, columns=names)
+    p = p_apart(pairs["mean"], pairs["se"], pairs["n"])
+    return as_family(pairs.assign(p=p, p_match=np.nan)).drop(columns=["p_match", "match"])
 
 # %% ../../nbs/papers/60_distribution_shift.ipynb #c50211f4
 def _pairs(costs: pd.DataFrame, x: list[float]) -> go.Scatter:
@@ -237,13 +243,13 @@ SINGLE = "single run: no interval to tell"
 def above_dense(
     part: pd.DataFrame,  # results of a domain's own search
 ) -> str:
-    "At which of the densities of a tenth and more the ticket is above the dense network."
+    "At which of the densities of a tenth and more the ticket is above the dense network, in the family of all densities."
     rows = compare(part, "ticket", "dense")
     rows = rows[(rows["density"] >= 0.1) & (rows["n"] > 0)]
     if (rows["n"] == 1).all():
         return SINGLE
     above, below = ((rows["verdict"] == word).sum() for word in ("above", "below"))
-    return f"above at {above}, below at {below} of {len(rows)} densities"
+    return f"above at {above}, below at {below} of {len(rows)} densities, {rows['n'].max()} seeds"
 
 
 def parted(

@@ -140,7 +140,7 @@ class Kept:
         info = self.about["runs"][name]
         return SimpleNamespace(
             frame=self.frame[self.frame["run"] == name].drop(columns="run"),
-            plan=SimpleNamespace(floor=info["floor"]),
+            plan=SimpleNamespace(floor=info["floor"], margin=info.get("margin")),
             info=info,
             note=self.about["note"],
             scale=self.about["scale"],
@@ -172,7 +172,10 @@ def keep(
 ) -> Path:
     "Write a paper's results to NAME-SCALE.csv.gz and NAME-SCALE.json; refuses a run that is not done. Returns the second."
     _check_done(paper, done)
-    infos = {name: {k: r.info[k] for k in STAMPS} | {"floor": r.plan.floor} for name, r in done.items()}
+    infos = {
+        name: {k: r.info[k] for k in STAMPS} | {"floor": r.plan.floor, "margin": r.plan.margin}
+        for name, r in done.items()
+    }
     frame = results_by(done)
     frame = frame.loc[(frame["metric"] == "accuracy") & (frame["split"] != "train"), ["run", *COLUMNS]]
     path = safe_child(folder, f"{paper.name}-{paper.scale}.json")

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['TARGETS', 'STEPS', 'SHORT_RECIPE', 'LONGER_RECIPE', 'SMOKE', 'CPU', 'FULL', 'SIZES', 'SWITCHES', 'FROZEN', 'AS_IT_IS',
            'ROLES', 'COLUMNS', 'LINEAR', 'MLP', 'TUNED', 'SHOT', 'DOWN', 'BEST', 'FASHION', 'NORB', 'STATED', 'Row',
-           'Size', 'switched', 'sparse_transfer', 'switch_study', 'switch_table', 'best_of', 'against_paper']
+           'Size', 'switched', 'sparse_transfer', 'switch_study', 'switch_table', 'over_seeds', 'best_of',
+           'against_paper']
 
 # %% ../../nbs/papers/59_sparse_transfer.ipynb #ff9b3b34
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -338,6 +339,15 @@ def switch_table(
     return pd.DataFrame(out, columns=[*COLUMNS, "ticket − ticket of the plan as it is"])
 
 # %% ../../nbs/papers/59_sparse_transfer.ipynb #2cc404f8
+def over_seeds(
+    values: Iterable[float],  # one for each seed
+    unit: str = "%",  # as in `stats.Interval`
+) -> str:
+    "A mean with its interval, and how many seeds stand behind it."
+    over = interval(values, unit=unit)
+    return str(over) if over.single or over.tied else f"{over} over {over.n} seeds"
+
+
 def best_of(
     results: pd.DataFrame,  # of one run
     domain: str,
@@ -348,7 +358,7 @@ def best_of(
     here = results[(results["domain"] == domain) & (results["role"] == role) & (results["start"] == start)]
     means = summary(here, ("density",), "validation")
     density = means.sort_values("mean", ascending=False, kind="stable")["density"].iloc[0]
-    return f"{interval(kept_rows(here[here['density'] == density])['value'])} at {density_text(density)}"
+    return f"{over_seeds(kept_rows(here[here['density'] == density])['value'])} at {density_text(density)}"
 
 
 def _down(part: pd.DataFrame, domain: str, start: str = TRAINED) -> str:
@@ -356,10 +366,13 @@ def _down(part: pd.DataFrame, domain: str, start: str = TRAINED) -> str:
     row = rows[(rows["domain"] == domain) & (rows["start"] == start)].iloc[0]
     if row["text"].startswith(("single run", NO_YARDSTICK)):
         return row["text"]
-    tried = f"{row['tried']} densities"
-    if row["density"] != row["density"]:
-        return f"below dense at the densest of the {tried} tried"
-    return f"nothing refutes a match down to {row['text']}; one is shown at {row['shown']} of {tried}"
+    shown = (
+        f"a match is shown down to {row['text']}" if row["density"] == row["density"] else "no match is shown"
+    )
+    open_to = f"not refuted down to {row['unrefuted']}"
+    if row["unrefuted"].startswith("none"):
+        open_to = "refuted at the densest"
+    return f"{shown}; {open_to} ({row['tried']} tried, {row['most_seeds']} seeds)"
 
 # %% ../../nbs/papers/59_sparse_transfer.ipynb #fa7a66f5
 def _slope(part: pd.DataFrame, domain: str, role: str, start: str) -> str:
@@ -367,18 +380,19 @@ def _slope(part: pd.DataFrame, domain: str, role: str, start: str) -> str:
     if rows["density"].nunique() < 2:
         return "one density only"
     steps = [np.polyfit(-np.log2(s["density"]), s["value"], 1)[0] for _, s in rows.groupby("seed")]
-    return f"{interval(steps, unit='points')} for each halving of the density"
+    return f"{over_seeds(steps, 'points')} for each halving of the density"
 
 
 def _dense(part: pd.DataFrame, domain: str) -> str:
-    return str(interval(kept_rows(part[(part["domain"] == domain) & (part["role"] == "dense")])["value"]))
+    return over_seeds(kept_rows(part[(part["domain"] == domain) & (part["role"] == "dense")])["value"])
 
 
 def _never(part: pd.DataFrame, domain: str) -> str:
     rows = compare(part, "ticket", "dense")
     rows = rows[(rows["domain"] == domain) & (rows["start"] == "rewind") & (rows["n"] > 0)]
     below, gaps = (rows["verdict"] == "below").sum(), ", ".join(rows["text"].str.replace(" points", ""))
-    return f"below dense at {below} of {len(rows)} densities ({gaps} points)"
+    seeds = f"{rows['n'].max()} seeds" if len(rows) else "no seeds"
+    return f"below dense at {below} of {len(rows)} densities ({gaps} points; {seeds})"
 
 # %% ../../nbs/papers/59_sparse_transfer.ipynb #9a26108d
 LINEAR, MLP, TUNED, SHOT = (

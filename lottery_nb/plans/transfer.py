@@ -42,7 +42,8 @@ from ..engine.arms import total_steps, Trained
 from ..engine.executors import Executor
 from ..engine.training import train, try_out
 from .tickets import Ticket
-from .find import _ours, check_code, check_rates, registered_code, SMALL_SHARE, with_code
+from .find import _ours, check_code, check_rates, MARGIN, rates_of, registered_code
+from .find import SMALL_SHARE, with_code
 
 # %% ../../nbs/plans/29_transfer.ipynb #7f2a666f
 Body = Literal["fine-tune", "frozen"]
@@ -104,6 +105,7 @@ def _check_transfer(p: "TransferPlan") -> None:
     for start in p.start:
         check_choice(start, START_POINTS, "TransferPlan.start")
     check_number(p.floor, "TransferPlan.floor", high=1)
+    check_number(p.margin, "TransferPlan.margin", high=1)
 
 # %% ../../nbs/plans/29_transfer.ipynb #92ebb34d
 @data
@@ -138,8 +140,14 @@ class TransferPlan:
         default=0.0,
     )
     rates: tuple[float, ...] = setting(
-        "learning rates, beside the recipe's, at which dense and re-initialised networks are trained too",
+        "learning rates, beside the recipe's, at which dense and re-initialised networks are trained too; "
+        "from two on, tickets as well",
         default=(),
+        later=True,
+    )
+    margin: float = setting(
+        "accuracy (0 to 1) within which a ticket and the dense network count as equal: 0.005 is half a point",
+        default=MARGIN,
         later=True,
     )
 
@@ -292,9 +300,9 @@ def _roles(
 
 # %% ../../nbs/plans/29_transfer.ipynb #f1fa4d3a
 def _tried(plan: TransferPlan, ticket: Ticket, role: Role) -> dict[str, Recipe]:
-    "Name -> recipe that a role is trained with: the plan's own, and further learning rates where the role is rated."
+    "Name -> recipe that a role is trained with: the plan's own, and its further learning rates (`find.rates_of`)."
     how = plan.recipe or ticket.recipe
-    rates = plan.rates if role.rated else ()
+    rates = rates_of(plan.rates, role)
     return {role.name: how} | {at_rate(role.name, rate): replace(how, lr=rate) for rate in rates}
 
 

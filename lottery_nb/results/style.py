@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SERIES', 'WITH_BANDS', 'DASHES', 'SUBTITLE_WIDTH', 'UNWANTED', 'LEGEND_BELOW', 'DECADES', 'TICK_DIGITS', 'SINGLE',
-           'TRANSFER_LABELS', 'broken', 'styled', 'text_of', 'faint', 'series_of', 'refusal', 'density_axis', 'view_of',
-           'level_axis', 'band', 'dodges', 'line_of', 'bars_of', 'curves', 'percent_digits']
+           'TRANSFER_LABELS', 'broken', 'styled', 'text_of', 'faint', 'series_of', 'refusal', 'density_axis',
+           'with_bands', 'bands_text', 'view_of', 'level_axis', 'band', 'dodges', 'line_of', 'bars_of', 'curves',
+           'percent_digits']
 
 # %% ../../nbs/results/38_style.ipynb #a6a17270
 from html import escape
@@ -18,7 +19,7 @@ import plotly.graph_objects as go
 from ..core import density_text
 from ..rewinding.points import starts
 from ..rewinding.controls import Role, role_of, roles
-from .stats import in_order
+from .stats import in_order, widened
 
 # %% ../../nbs/results/38_style.ipynb #d1e6a671
 SERIES = (  # colours of what is no role: runs, domains, layers
@@ -189,6 +190,25 @@ def density_axis(
     )
 
 # %% ../../nbs/results/38_style.ipynb #8799968a
+def with_bands(
+    rows: pd.DataFrame,  # as `summary` gives them, of one domain
+    confidence: float,  # of each interval alone, and of each band as a whole
+) -> pd.DataFrame:
+    "The rows with `band_low` and `band_high`, wide enough for all points of a series to lie inside at once."
+    parts = [widened(part, confidence) for _, part in rows.groupby(["role", "start"], sort=False)]
+    bands = pd.concat(parts).reindex(rows.index)
+    return rows.assign(band_low=bands["low"], band_high=bands["high"])
+
+
+def bands_text(
+    rows: pd.DataFrame,  # as `summary` gives them, of one domain
+) -> str:
+    "What the subtitle says of bands and bars; '' where no series with a band has several points."
+    drawn = rows[rows["role"].isin(WITH_BANDS) & rows["low"].notna()]
+    several = len(drawn) and drawn.groupby(["role", "start"]).size().max() > 1
+    return "; bands hold for a whole curve, bars for each point alone" if several else ""
+
+
 def view_of(
     rows: pd.DataFrame,  # as `summary` gives them
     metric: str,  # 'accuracy' or 'loss'
@@ -202,7 +222,8 @@ def view_of(
     pad = max(0.06 * (high - low), 0.002)
     top = 1.0 if metric == "accuracy" else np.inf
     low, high = max(0.0, low - pad), min(top, high + pad)
-    beyond = (sure["low"] < low).any() or (sure["high"] > high).any()
+    ends = [sure[name if name in sure else name.removeprefix("band_")] for name in ("band_low", "band_high")]
+    beyond = (ends[0] < low).any() or (ends[1] > high).any()
     scale = 100 if metric == "accuracy" else 1
     return [scale * low, scale * high], "; intervals at the edge go on beyond it" if beyond else ""
 
@@ -331,7 +352,7 @@ def curves(
         sure = s[s["low"].notna()]
         bars = bars_of(s, scale, look.colour) if label in apart and len(sure) else None
         if role in WITH_BANDS and len(sure):
-            edges = scale * sure["low"], scale * sure["high"]
+            edges = [scale * sure[name if name in sure else name[5:]] for name in ("band_low", "band_high")]
             bands.append(band(sure["at"], *edges, faint(look.colour), label))
         line = line_of(s, role, label, scale, dash, bars)
         (tickets if role == "ticket" else lines).append(line)

@@ -26,7 +26,7 @@ from ..engine.trainer import evaluate, Trainer
 from ..engine.training import finish, train
 from ..plans.tickets import Ticket, TICKET_STARTS
 from ..plans.transfer import target_domain
-from ..results.stats import density_text, Interval, interval
+from ..results.stats import density_text, Interval, interval, widened
 
 # %% ../../nbs/science/44_basins.ipynb #83094cbc
 UNSTABLE = 0.02  # error, 0..1: instability from which on two copies are not in one basin (Frankle et al. 2020, section 3.1)
@@ -141,7 +141,7 @@ def stability_plot(
     return styled(
         fig,
         "Between two copies with different data orders",
-        "test error on the straight line, mean and 95 % interval over "
+        "test error on the straight line, mean and 95 % band (for the whole curve) over "
         f"{lines['seed'].nunique()} seeds; flat: one basin",
     )
 
@@ -154,7 +154,8 @@ def _add_curve(fig: Any, rows: pd.DataFrame, name: str, colour: str) -> None:
     x = list(points)
     sure = {share: i for share, i in points.items() if not i.tied}
     if sure and not any(i.single for i in points.values()):
-        low, high = (pd.Series([100 * getattr(i, end) for i in sure.values()]) for end in ("low", "high"))
+        whole = widened(pd.DataFrame([vars(i) for i in sure.values()]))
+        low, high = 100 * whole["low"], 100 * whole["high"]
         fig.add_trace(band(list(sure), low, high, faint(colour, 0.1), name))
     fig.add_scatter(
         x=x,

@@ -30,8 +30,8 @@ from ..files import RunFolder, safe_child, write_atomic
 from ..pruning.masks import Mask, overlap
 from ..rewinding.controls import CONTROLS, role_of
 from ..runs.reading import Run
-from ..results.stats import in_order, seeds_text, SEEDS_TIE, summary, ties_text, yardstick
-from ..results.tables import short_rows, short_table
+from ..results.stats import in_order, left_out_remark, seeds_text, summary, yardstick
+from ..results.tables import short_table
 from ..results.verdict import conditions, OPEN_TEXT, verdict_lines
 from ..results.style import density_axis, faint, level_axis, SERIES, styled, text_of, view_of
 from ..results.plots import dense_missing
@@ -153,7 +153,7 @@ def compared(
         add_legend(fig, entries, rows["role"].unique())
     else:
         name_once(fig)
-    return with_axes(fig, rows, metric)
+    return with_axes(fig, rows, metric, left_out_remark(list(tested.values())))
 
 # %% ../../nbs/workbench/56_compare.ipynb #7d851c7e
 def name_once(fig: go.Figure) -> None:
@@ -168,12 +168,13 @@ def with_axes(
     fig: go.Figure,
     rows: pd.DataFrame,  # of all its series
     metric: str,  # 'accuracy' or 'loss'
+    left_out: str = "",  # who is not among them
 ) -> go.Figure:
     "Axes, title and what the signs mean."
     ends, beyond = view_of(rows, metric)
     fig.update_xaxes(**density_axis(rows["density"]) | dict(title_text="weights kept (log scale)"))
     fig.update_yaxes(**level_axis(metric, "test"), range=ends)
-    words = f"test {metric}, {seeds_text(rows)}"
+    words = f"test {metric}, {seeds_text(rows)}{left_out}"
     if rows["dash"].max():
         words += "; a dash for each target"
     if rows.loc[rows["role"] != "dense", "begun"].max() > 0:
@@ -375,9 +376,8 @@ def comparison(
 def run_html(run: Run, metric: str) -> str:
     "Verdict and short table of a run."
     name, table = escape(run.path.name), scrolled(results_table(run.path, metric))
-    if SEEDS_TIE in table:
-        ties = ties_text(short_rows(frame_of(run.path), metric=metric))
-        table += f'<p class="lottery-help">{escape(ties)}</p>'
+    notes = " ".join(results_table(run.path, metric).attrs["notes"])
+    table += f'<p class="lottery-help">{escape(notes)}</p>' * bool(notes)
     return f"<h4>{name}: verdict</h4>{verdict_html(run)}<h4>{name}: test {metric}</h4>{table}"
 
 # %% ../../nbs/workbench/56_compare.ipynb #5710144d
