@@ -9,8 +9,8 @@ __all__ = ['TYPES', 'COMMANDS', 'RUN', 'DEVICE', 'QUIET', 'LAYOUT', 'TRAINS', 'H
            'NamesParser', 'names_table', 'add_flag', 'Command', 'command', 'make_parser', 'main', 'own_words',
            'out_flag', 'trained', 'tell', 'tell_damage', 'find_command', 'tickets_at', 'transfer_command', 'write_csv',
            'show_command', 'export_command', 'demo_plan', 'demo_command', 'stands', 'run_command', 'resume_command',
-           'stop_command', 'pause_command', 'status_command', 'runs_command', 'sweep_command', 'work_command',
-           'sweep_stands', 'show_sweep', 'workbench_notebook', 'serve', 'lab_command', 'app_command', 'paper_of',
+           'stop_command', 'pause_command', 'status_command', 'runs_command', 'sweep_stands', 'show_sweep',
+           'sweep_command', 'work_command', 'workbench_notebook', 'serve', 'lab_command', 'app_command', 'paper_of',
            'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command', 'doctor_command']
 
 # %% ../nbs/65_cli.ipynb #e9e94e90
@@ -658,13 +658,39 @@ def runs_command(args: argparse.Namespace) -> int:
 def _no_runs(folder: str | None) -> str:
     return f"no runs in {folder or 'lottery-runs'}"
 
+# %% ../nbs/65_cli.ipynb #5d236227
+def sweep_stands(path: str | Path) -> int:
+    "Print how each point of a sweep stands; exit status 1 where one failed."
+    from lottery_nb.sweeps.folders import Sweep
+
+    found = Sweep(path)
+    table = found.status
+    print(table.drop(columns=["path", "reason"]).to_string(index=False), found, sep="\n")
+    for row in table[table["reason"] != ""].itertuples():
+        print(f"point {row.point} {row.status}: {row.reason}", file=sys.stderr)
+    return int((table["status"] == "failed").any())
+
+
+def show_sweep(args: argparse.Namespace) -> int:
+    "Show the points of a sweep by validation accuracy; write all results as CSV."
+    from lottery_nb.files import write_atomic
+    from lottery_nb.sweeps.folders import ranked, Sweep
+
+    if args.report:
+        raise LotteryError(f"--report is of one run: give the folder of a point in {args.run}")
+    found = Sweep(args.run)
+    if args.csv:
+        write_atomic(args.csv, found.frame.to_csv(index=False))
+    print(ranked(found).round(4).to_string(index=False), found, sep="\n")
+    return 0
+
 # %% ../nbs/65_cli.ipynb #3c1fa6db
 SWEEP = flag("sweep", "a sweep's folder")
 PATIENCE = flag(
     "--patience",
-    "seconds of silence after which another worker counts as gone (default %(default)s)",
+    "seconds of silence after which a worker counts as gone (default: 30, or as the sweep has it)",
     type="float",
-    default=30.0,
+    default=0.0,
 )
 
 
@@ -674,7 +700,7 @@ PATIENCE = flag(
     flag("plan", "a .toml or .json file, or the folder of a sweep to go on with", nargs="?"),
     flag("--on", "where workers run, and how many (default %(default)s)", default="local:1", kind="place"),
     flag("--template", "print a file to begin with: find or transfer", metavar="KIND"),
-    flag("--threads", "of each worker (default: an equal share of the cores)", type="int"),
+    flag("--threads", "of each worker (default: an equal share of the cores)", type="int", default=0),
     out_flag("a folder in lottery-runs, named after the sweep"),
     *TRAINS[1:],
     PATIENCE,
@@ -706,7 +732,6 @@ def sweep_command(args: argparse.Namespace) -> int:
         action="yes or no",
         default=True,
     ),
-    PATIENCE,
     flag(
         "--trust",
         "a module or package whose functions the plans may name, may be given again",
@@ -720,34 +745,8 @@ def work_command(args: argparse.Namespace) -> int:
     from lottery_nb.sweeps.working import asked_to_end, work_on
 
     with asked_to_end():
-        ends = work_on(args.sweep, args.wait, args.patience, args.trust, lambda line: print(line, flush=True))
+        ends = work_on(args.sweep, args.wait, args.trust, lambda line: print(line, flush=True))
     return int(ends["failed"] > 0)
-
-# %% ../nbs/65_cli.ipynb #5d236227
-def sweep_stands(path: str | Path) -> int:
-    "Print how each point of a sweep stands; exit status 1 where one failed."
-    from lottery_nb.sweeps.folders import Sweep
-
-    found = Sweep(path)
-    table = found.status
-    print(table.drop(columns=["path", "reason"]).to_string(index=False), found, sep="\n")
-    for row in table[table["reason"] != ""].itertuples():
-        print(f"point {row.point} {row.status}: {row.reason}", file=sys.stderr)
-    return int((table["status"] == "failed").any())
-
-
-def show_sweep(args: argparse.Namespace) -> int:
-    "Show the points of a sweep by validation accuracy; write all results as CSV."
-    from lottery_nb.files import write_atomic
-    from lottery_nb.sweeps.folders import ranked, Sweep
-
-    if args.report:
-        raise LotteryError(f"--report is of one run: give the folder of a point in {args.run}")
-    found = Sweep(args.run)
-    if args.csv:
-        write_atomic(args.csv, found.frame.to_csv(index=False))
-    print(ranked(found).round(4).to_string(index=False), found, sep="\n")
-    return 0
 
 # %% ../nbs/65_cli.ipynb #5becfd15
 CELLS = (

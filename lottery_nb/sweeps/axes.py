@@ -22,7 +22,7 @@ from ..plans.find import FindPlan
 from ..plans.transfer import TransferPlan
 from ..runs.reading import check_kind
 
-# %% ../../nbs/sweeps/34a_axes.ipynb #92bdb7ca
+# %% ../../nbs/sweeps/34a_axes.ipynb #bda9d52a
 def _lone(value: Any, kinds: tuple) -> Any:
     "A single value for a field."
     if isinstance(value, str) and Schedule in kinds:
@@ -35,7 +35,7 @@ def _lone(value: Any, kinds: tuple) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and float in kinds and int not in kinds else value
 
-
+# %% ../../nbs/sweeps/34a_axes.ipynb #bcb46a6e
 def fitted(
     value: Any,  # from Python, a file or a table
     kind: Any,  # the type that the field declares
@@ -86,7 +86,7 @@ def _names(record: Any, where: str) -> tuple[str, ...]:
         return tuple(f.name for f in dataclasses.fields(record))
     raise LotteryError(f"{where}={record!r} has no fields of its own: name the field itself", where)
 
-# %% ../../nbs/sweeps/34a_axes.ipynb #74cdd65e
+# %% ../../nbs/sweeps/34a_axes.ipynb #98e2446a
 def changed(
     record: Any,  # a plan, or a part of one
     changes: Mapping[str, Any],  # field -> value; a field of a part with a dot: 'recipe.lr'
@@ -103,16 +103,17 @@ def changed(
             inner.setdefault(head, {})[rest] = value
         else:
             own[head] = value
-    hints = {} if isinstance(record, Schedule) else hints_of(type(record))
+    kind: Any = type(record)
+    hints = {} if kind is Schedule else hints_of(kind)
     own = {name: fitted(value, hints.get(name, Any)) for name, value in own.items()}
     for head, more in inner.items():
         begin = own[head] if head in own else _part(record, head, where)
         own[head] = changed(begin, more, f"{where}.{head}")
-    if isinstance(record, Schedule):
-        return Schedule.of(record.kind, **_numbers(record) | own)
+    if kind is Schedule:
+        return Schedule.of(str(record.kind), **_numbers(record) | own)
     return dataclasses.replace(record, **own)
 
-
+# %% ../../nbs/sweeps/34a_axes.ipynb #2d92d8f7
 def value_at(
     plan: Any,
     name: str,  # 'rewind', 'recipe.lr'
@@ -185,7 +186,7 @@ def _checked_overrides(rows: Any, axes: Mapping[str, tuple]) -> tuple[dict[str, 
     place = "SweepPlan.overrides"
     if not isinstance(rows, (tuple, list)) or not all(isinstance(row, Mapping) and row for row in rows):
         raise LotteryError(
-            f"{place}={rows!r}: give a list of dictionaries such as [{{'network': 'lenet-5'}}]", place
+            f"{place}={rows!r}: give a list of dictionaries such as [{{'network': 'vgg-19'}}]", place
         )
     if twice := [name for row in rows for name in row if name in axes]:
         raise LotteryError(f"{place} names {twice[0]!r}, which is an axis: give it in one place", place)
@@ -233,8 +234,7 @@ class SweepPlan:
         default_factory=dict,
     )
     overrides: tuple[Mapping[str, Any], ...] = setting(
-        "rows, each tried at each point of the axes: ({'network': 'lenet-5', 'recipe.lr': 0.1}, …)",
-        default=(),
+        "rows, each tried at each point of the axes: ({'network': 'vgg-19', 'recipe.lr': 0.1}, …)", default=()
     )
 
     def __post_init__(self):

@@ -6,12 +6,12 @@
 __all__ = ['SweepFolder', 'Settings', 'sweep_folder', 'same_file', 'write_point', 'check_wider', 'write_sweep', 'Entry',
            'read_record', 'Sweep', 'column_of', 'status_table', 'joined', 'ranked', 'best', 'reopen']
 
-# %% ../../nbs/sweeps/34d_folders.ipynb #83bdcc82
+# %% ../../nbs/sweeps/34d_folders.ipynb #c2ea6ac0
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -31,9 +31,9 @@ from ..runs.reading import _resolved, check_folder, Run, runs_home, write_inputs
 from ..runs.workers import glance
 from ..runs.writing import locked
 from .axes import Point, SweepPlan
-from .leases import Claim, claimed, claims_in, reason_in
+from .leases import Claim, claimed, claims_in, PATIENCE, reason_in
 
-# %% ../../nbs/sweeps/34d_folders.ipynb #621c5696
+# %% ../../nbs/sweeps/34d_folders.ipynb #7b9d8716
 class SweepFolder(os.PathLike):
     "Where everything of a sweep lies."
 
@@ -68,7 +68,7 @@ class SweepFolder(os.PathLike):
         "Whether a sweep lies here."
         return self.record.is_file()
 
-
+# %% ../../nbs/sweeps/34d_folders.ipynb #ce9b511c
 @dataclass(frozen=True)
 class Settings:
     "What is the same for all workers of a sweep, so that results do not depend on who trains what."
@@ -76,17 +76,19 @@ class Settings:
     device: str = "cpu"  # its kind: 'cpu', 'cuda', 'mps'
     layout: str | int = "auto"  # which networks share their steps, as `train` takes it
     threads: int = 1  # of a worker on a CPU
+    patience: float = PATIENCE  # seconds of silence after which a worker counts as gone
 
     def check(self) -> None:
         "Refuse what is none."
         check_layout(self.layout)
         check_number(self.threads, "threads", low=1, high=1024, whole=True)
+        check_number(self.patience, "patience", low=0.1)
         if self.device not in ("cpu", "cuda", "mps"):
             raise LotteryError(
                 f"device {self.device!r}: a sweep takes a kind of device, 'cpu', 'cuda' or 'mps'", "device"
             )
 
-# %% ../../nbs/sweeps/34d_folders.ipynb #9832a33d
+# %% ../../nbs/sweeps/34d_folders.ipynb #eb653f12
 def sweep_folder(plan: SweepPlan) -> Path:
     "Where a sweep lies when no folder is given: a name made of its hash, in LOTTERY_RUNS or ./lottery-runs."
     return safe_child(runs_home(), f"sweep-{plan.hash}")
@@ -105,7 +107,7 @@ def same_file(
     except OSError:
         shutil.copy2(source, target, follow_symlinks=False)
 
-
+# %% ../../nbs/sweeps/34d_folders.ipynb #0a45c3f4
 def write_point(
     point: Point,
     sweep: SweepFolder,
@@ -123,7 +125,7 @@ def write_point(
         write_plan(point.plan, place.path)
     write_how(how, place)
 
-# %% ../../nbs/sweeps/34d_folders.ipynb #2d67daee
+# %% ../../nbs/sweeps/34d_folders.ipynb #4c5e2444
 def _record_text(plan: SweepPlan, settings: Settings) -> str:
     "What a sweep's record says; tables are made from it without reading a single plan."
     points = [{"hash": point.hash, "changes": plan.texts(point)} for point in plan.points]
@@ -155,7 +157,7 @@ def check_wider(
             f"{sweep.path} holds another sweep: point {lost[0].number} of it is none of the new one; give another folder, or a sweep that has all its points"
         )
 
-
+# %% ../../nbs/sweeps/34d_folders.ipynb #d1bc3b6f
 def write_sweep(
     plan: SweepPlan,
     folder: str | Path,  # of the sweep
@@ -171,6 +173,7 @@ def write_sweep(
         remember(sweep, plan)
         for point in plan.points:
             write_point(point, sweep, how)
+        write_how(how, RunFolder(sweep.path))
         write_atomic(sweep.record, _record_text(plan, settings))
     return Sweep(sweep.path)
 
@@ -273,7 +276,7 @@ class Sweep:
         more = "".join(f", {n} {end}" for end in ("failed", "stopped") if (n := ends.count(end)))
         return f"Sweep({self.path.name}: {ends.count('done')} of {len(self.points)} points done{more})"
 
-# %% ../../nbs/sweeps/34d_folders.ipynb #a3eed445
+# %% ../../nbs/sweeps/34d_folders.ipynb #fc062ca2
 def column_of(
     name: str,  # of a field
 ) -> str:
@@ -301,7 +304,7 @@ def status_table(sweep: Sweep) -> pd.DataFrame:
         )
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/sweeps/34d_folders.ipynb #b4217626
 def joined(sweep: Sweep, frame_of_run: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     "The frames of all points that have begun, under each other, with the points' fields as first columns."
     parts = []

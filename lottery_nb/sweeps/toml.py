@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'ABOUT', 'GRID', 'GIVEN', 'PARTS', 'toml_text', 'template', 'cell_value', 'read_table', 'sweep_from',
            'read_sweep']
 
-# %% ../../nbs/sweeps/34b_toml.ipynb #c340fa14
+# %% ../../nbs/sweeps/34b_toml.ipynb #a152d8de
 import csv
 import dataclasses
 import io
@@ -19,7 +19,6 @@ from typing import Any
 
 from ..core import check_choice, from_plain, hints_of, LotteryError, quietly
 from ..files import MAX_PLAN, open_unpacked, reading, RunFolder
-from ..pruning.schedules import Schedule
 from ..engine.recipes import Recipe
 from ..plans.tickets import Ticket
 from ..plans.find import FindPlan
@@ -27,7 +26,7 @@ from ..plans.transfer import TransferPlan
 from ..runs.reading import _resolved, Run
 from .axes import fitted, SweepPlan, text_at
 
-# %% ../../nbs/sweeps/34b_toml.ipynb #a97b5f4a
+# %% ../../nbs/sweeps/34b_toml.ipynb #ed0ae2b3
 KINDS = {"find": FindPlan, "transfer": TransferPlan}
 "What a sweep's file may call its plan."
 ABOUT = """\
@@ -39,14 +38,14 @@ GRID = """\
 [axes]
 "recipe.lr" = [0.03, 0.1]
 
-# Rows of fields that change together, each with every point of the axes; or the rows of a table, whose columns are fields:
+# Rows of fields that change together, each with every point of the axes; or a table, whose columns are fields:
 # table = "points.csv"     (a line of its own, above all brackets)
 # [[points]]
-# network = "lenet-5"
+# network = "vgg-19"
 # "recipe.epochs" = 4
 """
 
-
+# %% ../../nbs/sweeps/34b_toml.ipynb #ed26fa32
 def toml_text(
     value: Any,  # of a field
 ) -> str:
@@ -126,7 +125,7 @@ def read_table(
             )
         return [{n: cell_value(c) for n, c in zip(names, row, strict=True) if c.strip()} for row in rows]
 
-# %% ../../nbs/sweeps/34b_toml.ipynb #4d18aa83
+# %% ../../nbs/sweeps/34b_toml.ipynb #07a3bbe0
 def _tickets(given: Any, rounds: Any, home: Path) -> list[Ticket]:
     "The tickets of searches, or in files, seen from a folder; only those of some rounds, where these are given."
     if not isinstance(given, (str, list)) or not isinstance(rounds, (list, type(None))):
@@ -147,7 +146,7 @@ def _tickets(given: Any, rounds: Any, home: Path) -> list[Ticket]:
         tickets += kept
     return tickets
 
-
+# %% ../../nbs/sweeps/34b_toml.ipynb #6c55efb5
 def _base(cls: type, said: Mapping[str, Any], home: Path) -> Any:
     "The base plan that a file describes; refuses a field that such a plan does not have."
     hints = hints_of(cls)
@@ -191,7 +190,7 @@ def sweep_from(
                 "tickets are no axis of a file: write the sweep in Python, or one file for each search",
                 "SweepPlan.axes",
             )
-    return SweepPlan(base, axes, rows)
+    return SweepPlan(base, axes, tuple(rows))
 
 
 def read_sweep(

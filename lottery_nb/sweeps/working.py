@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +34,7 @@ from ..runs.workers import _note, surroundings
 from ..runs.writing import failure, record
 from .axes import point_text, SweepPlan
 from .toml import read_sweep
-from .leases import beating_lease, Lease, PATIENCE, Queue
+from .leases import beating_lease, Lease, Queue
 from lottery_nb.sweeps.folders import (
     check_wider,
     reopen,
@@ -76,7 +76,7 @@ def fence(
         os.rename(new, old)
         shutil.rmtree(aside, ignore_errors=True)
 
-# %% ../../nbs/sweeps/34e_working.ipynb #64a30b97
+# %% ../../nbs/sweeps/34e_working.ipynb #b4704195
 def _trained(sweep: Sweep, lease: Lease) -> str:
     "Train a point until it is done, stopped, or somebody else has claimed it; says which."
     folder, settings = sweep.folder.run(lease.name), sweep.settings
@@ -87,7 +87,8 @@ def _trained(sweep: Sweep, lease: Lease) -> str:
     last: Event | None = None
     plan, beside = read_plan(folder), _beside(sweep, lease.name)
     with closing(record(plan, folder, settings.device, beside, settings.layout, follow=False)) as events:
-        for last in events:
+        for e in events:
+            last = e
             if lease.gone:
                 return "lost"
     return "stopped" if isinstance(last, RunStopped) else "done"
@@ -103,11 +104,11 @@ def _beside(sweep: Sweep, name: str) -> list[Path]:
     near = sorted(done, key=lambda other: abs(order.index(other) - order.index(name)))
     return [sweep.folder.run(other) for other in near[:MOST_BESIDE]]
 
-
+# %% ../../nbs/sweeps/34e_working.ipynb #fad8c76f
 def worked_on(sweep: Sweep, lease: Lease) -> tuple[str, str]:
     "Train a point and say how that ended ('done', 'failed', 'stopped', 'lost', 'busy'), and why; what was lost is discarded."
     folder, reason = sweep.folder.run(lease.name), ""
-    with beating_lease(lease):
+    with beating_lease(lease, sweep.settings.patience):
         try:
             if lease.fenced:
                 fence(sweep.folder, lease)
@@ -125,7 +126,7 @@ def worked_on(sweep: Sweep, lease: Lease) -> tuple[str, str]:
             lease.end(how, reason)
     return how, reason
 
-# %% ../../nbs/sweeps/34e_working.ipynb #36f52517
+# %% ../../nbs/sweeps/34e_working.ipynb #504df76e
 PAUSE = 0.5  # seconds until a worker looks again for work
 BUSY_FOR = 5.0  # seconds that a point is left alone on which a process outside of the sweep works
 
@@ -142,11 +143,10 @@ def _set_up(settings: Settings) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
 
-
+# %% ../../nbs/sweeps/34e_working.ipynb #d84aeed6
 def work_on(
     folder: str | Path,  # of a sweep
     wait: bool = True,  # while others hold the last points, to take over what they leave
-    patience: float = PATIENCE,  # seconds of silence after which a worker counts as gone
     trust: Iterable[str] = (),  # modules or packages whose functions plans and folders may name
     tell: Callable[[str], Any] = print,  # hears a line about each point
 ) -> Counter:
@@ -155,7 +155,7 @@ def work_on(
     sweep, ends = Sweep(folder), Counter[str]()
     sweep.folder.check_parts()
     points = {point.hash: point for point in sweep.points}
-    queue = Queue(sweep.folder.leases, points, patience)
+    queue = Queue(sweep.folder.leases, points, sweep.settings.patience)
     with _set_up(sweep.settings):
         while True:
             lease, held = queue.take()
@@ -179,7 +179,6 @@ class Place(Protocol):
         sweep: Sweep,
         number: int,  # of workers
         look: Callable[[], Any],  # to be called now and then, to show how far it is
-        patience: float,  # of each worker
     ) -> None: ...
 
 
@@ -198,7 +197,7 @@ def placed(
     check_number(count := int(number or 1), "on", low=1, high=10_000, whole=True)
     return name, count
 
-# %% ../../nbs/sweeps/34e_working.ipynb #2109af93
+# %% ../../nbs/sweeps/34e_working.ipynb #872d9762
 @contextmanager
 def asked_to_end() -> Iterator[None]:
     "A request to end this process (SIGTERM, as a cluster sends it) is a `KeyboardInterrupt` inside a block: work is given back."
@@ -212,14 +211,14 @@ def asked_to_end() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-
+# %% ../../nbs/sweeps/34e_working.ipynb #37bd3d98
 def work_alone(
-    words: Sequence[str],  # folder, patience
+    words: Sequence[str],  # the folder
 ) -> None:
     "Work on a sweep as a process of its own; ends with 1 where a point failed."
     try:
         with asked_to_end():
-            ends = work_on(words[0], patience=float(words[1]), tell=lambda line: print(line, flush=True))
+            ends = work_on(words[0], tell=lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         sys.exit(130)
     except LotteryError as e:
@@ -231,14 +230,13 @@ def work_alone(
 def spawned(
     sweep: Sweep,
     place: int,  # of this worker, from 0 on: workers share the GPUs of a machine
-    patience: float = PATIENCE,
 ) -> subprocess.Popen:
     "A process that works on a sweep and outlives this one."
     code = "import sys; from lottery_nb.sweeps.working import work_alone; work_alone(sys.argv[1:])"
     env = surroundings()
     if sweep.settings.device == "cuda" and torch.cuda.device_count() > 1:
         env["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
-    line = [sys.executable, "-P", "-c", code, str(sweep.path.resolve()), str(patience)]
+    line = [sys.executable, "-P", "-c", code, str(sweep.path.resolve())]
     with open_file(sweep.folder.worker_log, "ab") as output:
         return subprocess.Popen(
             line, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -250,10 +248,9 @@ def in_processes(
     sweep: Sweep,
     number: int,  # of processes
     look: Callable[[], Any],
-    patience: float = PATIENCE,
 ) -> None:
     "Workers as processes of this machine; they are ended when this is interrupted."
-    workers = [spawned(sweep, place, patience) for place in range(number)]
+    workers = [spawned(sweep, place) for place in range(number)]
     try:
         while any(worker.poll() is None for worker in workers):
             time.sleep(PAUSE / 5)
@@ -266,7 +263,7 @@ def in_processes(
         for worker in workers:
             worker.wait()
 
-# %% ../../nbs/sweeps/34e_working.ipynb #9351701f
+# %% ../../nbs/sweeps/34e_working.ipynb #8593c0a5
 def rehearsed(
     plan: SweepPlan,
     settings: Settings,
@@ -284,31 +281,32 @@ def rehearsed(
         except LotteryError as e:
             raise e.within(point_text(point.number, point.changes)) from None
 
-
+# %% ../../nbs/sweeps/34e_working.ipynb #6d20308d
 def _settled(
-    device: str, layout: str | int, threads: int | None, workers: int, there: Sweep | None
+    asked: Settings,  # 'auto' and 0 are left open
+    workers: int,
+    there: Sweep | None,
 ) -> Settings:
     "What a caller gives; the rest is that of the sweep that is there, else this machine's."
     share = max(1, cores() // workers)
     begin = there.settings if there else Settings(pick_device("auto").type, "auto", share)
-    given: dict[str, Any] = {"layout": layout} if layout != "auto" else {}
-    if str(device) != "auto":
-        given["device"] = pick_device(device).type
-    if threads is not None:
-        given["threads"] = threads
+    given = {name: value for name, value in asdict(asked).items() if value not in ("auto", 0)}
+    if "device" in given:
+        given["device"] = pick_device(given["device"]).type
     return replace(begin, **given)
 
-
+# %% ../../nbs/sweeps/34e_working.ipynb #33a4841d
 def _opened(
     plan: SweepPlan | str | Path,
     out: str | Path | None,
-    asked: tuple,  # device, layout, threads, workers
+    asked: Settings,  # 'auto' and 0 are left open
+    workers: int,
     how: tuple,  # executor and listeners
 ) -> Sweep:
     "The sweep of a plan, a file or a folder: written where it is new, opened again where it is not."
     if isinstance(plan, (str, Path)):
         there = Sweep(plan) if SweepFolder(plan).there else None
-        if there and _settled(*asked, there) == there.settings:
+        if there and _settled(asked, workers, there) == there.settings and how == ("auto", None):
             return there
         out, plan = (plan, there.plan) if there else (out, read_sweep(plan))
     if not isinstance(plan, SweepPlan):
@@ -317,7 +315,7 @@ def _opened(
         )
     folder = SweepFolder(sweep_folder(plan) if out is None else out)
     there = Sweep(folder.path) if folder.there else None
-    settings = _settled(*asked, there)
+    settings = _settled(asked, workers, there)
     named = how_of(RunFolder(folder.path), *how).elsewhere()
     check_wider(plan, settings, folder)
     rehearsed(plan, settings, [p.hash for p in there.points] if there else ())
@@ -342,25 +340,25 @@ def sweep(
     out: str | Path | None = None,  # the sweep's folder; None: a name made of its hash, in LOTTERY_RUNS
     device: str = "auto",  # 'auto': that of the sweep that is there, else the best of this machine
     layout: str | int = "auto",  # which networks share their steps, as `train` takes it
-    threads: int
-    | None = None,  # of each worker; None: those of the sweep that is there, else an equal share of the cores
+    threads: int = 0,  # of each worker; 0: those of the sweep that is there, else an equal share of the cores
     show: bool = True,  # a progress bar over points
     listeners: Iterable[str | Listener] | None = None,  # of each run, by name
     executor: str | Executor = "auto",  # of each run, by name
     trust: Iterable[str] = (),  # modules or packages whose functions plans may name
-    patience: float = PATIENCE,  # seconds of silence after which a worker counts as gone
+    patience: float = 0.0,  # seconds of silence after which a worker counts as gone; 0: those of the sweep, else 30
 ) -> Sweep:
     "Train every point of a sweep, or go on with it: what is done stays, what failed or was stopped is tried again. Refuses a bad point before anything is written."
     allow(*trust)
     name, number = placed(on)
-    found = _opened(plan, out, (device, layout, threads, number), (executor, listeners))
+    asked = Settings(str(device), layout, threads, patience)
+    found = _opened(plan, out, asked, number, (executor, listeners))
     reopen(found)
     with tqdm(total=len(found.points), unit="point", disable=not show) as bar:
 
         def look() -> None:
             bar.update(sum(claim.end != "" for claim in found.claims.values()) - bar.n)
 
-        PLACES.find(name)(found, number, look, patience)
+        PLACES.find(name)(found, number, look)
         look()
     _check_ended(found)
     return found
