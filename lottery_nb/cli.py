@@ -708,7 +708,7 @@ PATIENCE = flag(
 def sweep_command(args: argparse.Namespace) -> int:
     "Train a sweep, or go on with it, and show how its points stand."
     from lottery_nb.sweeps.toml import template
-    from lottery_nb.sweeps.working import sweep
+    from lottery_nb.sweeps.running import sweep
 
     if args.template or not args.plan:
         if args.template:

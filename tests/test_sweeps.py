@@ -32,7 +32,8 @@ from lottery_nb.sweeps.axes import changed, SweepPlan, text_at, value_at
 from lottery_nb.sweeps.folders import best, ranked, reopen, Settings, Sweep, write_sweep
 from lottery_nb.sweeps.leases import Claim, claimed, claims_in, Queue
 from lottery_nb.sweeps.toml import read_sweep, template
-from lottery_nb.sweeps.working import spawned, sweep, work_on
+from lottery_nb.sweeps.running import sweep
+from lottery_nb.sweeps.working import spawned, work_on
 
 
 def small(**fields):
@@ -205,7 +206,7 @@ def test_the_template_is_a_sweep(kind, tmp_path, found):
     text = (
         template(kind)
         .replace("lottery-runs/find-digits-1a2b3c4d", str(found.path))
-        .replace('"mnist"', '"digits[5-9]@200"')
+        .replace('"digits[5-9]"', '"digits[5-9]@200"')
     )
     (tmp_path / "s.toml").write_text(text)
     read = read_sweep(tmp_path / "s.toml")

@@ -117,6 +117,13 @@ def claimed(
         return None
     return lease
 
+
+def _said(folder: Path, name: str, claim: Claim) -> bytes:
+    "What a claim says; nothing while it is being made."
+    with suppress(OSError, LotteryError):
+        return read_part(safe_child(folder, f"{name}.{claim.number}"), 1 << 12)
+    return b""
+
 # %% ../../nbs/sweeps/34c_leases.ipynb #957b9d5a
 @contextmanager
 def beating_lease(
@@ -139,7 +146,7 @@ def beating_lease(
         thread.join()
         lease.release()
 
-
+# %% ../../nbs/sweeps/34c_leases.ipynb #ce299907
 def reason_in(
     folder: Path,  # of leases
     name: str,  # of the work
@@ -152,13 +159,6 @@ def reason_in(
     return ""
 
 # %% ../../nbs/sweeps/34c_leases.ipynb #5fa27da4
-def _said(folder: Path, name: str, claim: Claim) -> bytes:
-    "What a claim says; nothing while it is being made."
-    with suppress(OSError, LotteryError):
-        return read_part(safe_child(folder, f"{name}.{claim.number}"), 1 << 12)
-    return b""
-
-
 class Queue:
     "Pieces of work by name, of which a worker takes one that nobody holds."
 

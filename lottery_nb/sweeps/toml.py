@@ -62,7 +62,7 @@ def toml_text(
     return json.dumps(str(text_at(value)), ensure_ascii=False)
 
 # %% ../../nbs/sweeps/34b_toml.ipynb #6a34c172
-GIVEN = {"tickets": "lottery-runs/find-digits-1a2b3c4d", "targets": ["mnist"]}
+GIVEN = {"tickets": "lottery-runs/find-digits-1a2b3c4d", "targets": ["digits[5-9]"]}
 "Fields without a default, and what a template has there."
 
 
@@ -192,7 +192,7 @@ def sweep_from(
             )
     return SweepPlan(base, axes, tuple(rows))
 
-
+# %% ../../nbs/sweeps/34b_toml.ipynb #719aa2c9
 def read_sweep(
     path: str | Path,  # a .toml file that a person wrote, or .json of `to_plain`
 ) -> SweepPlan:

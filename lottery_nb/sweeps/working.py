@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_BESIDE', 'PAUSE', 'BUSY_FOR', 'PLACES', 'fence', 'worked_on', 'work_on', 'Place', 'placed', 'asked_to_end',
-           'work_alone', 'spawned', 'in_processes', 'rehearsed', 'sweep']
+           'work_alone', 'spawned', 'in_processes']
 
-# %% ../../nbs/sweeps/34e_working.ipynb #db2e88c4
+# %% ../../nbs/sweeps/34e_working.ipynb #47bbcb7c
 import os
 import shutil
 import signal
@@ -15,37 +15,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from tqdm.auto import tqdm
 
-from ..core import allow, Busy, check_number, cores, LotteryError, pick_device, Registry
+from ..core import allow, Busy, check_number, LotteryError, pick_device, Registry
 from ..events import Event, RunStopped
-from ..files import Gone, open_file, read_part, RunFolder, safe_child
-from ..trust import check_references
-from ..engine.executors import Executor
-from ..runs.listeners import how_of, Listener
-from ..runs.reading import PLANS, read_plan, Run
+from ..files import Gone, open_file, RunFolder, safe_child
+from ..runs.reading import read_plan, Run
 from ..runs.workers import _note, surroundings
 from ..runs.writing import failure, record
-from .axes import point_text, SweepPlan
-from .toml import read_sweep
+from .axes import point_text
 from .leases import beating_lease, Lease, Queue
-from lottery_nb.sweeps.folders import (
-    check_wider,
-    reopen,
-    same_file,
-    Settings,
-    Sweep,
-    sweep_folder,
-    SweepFolder,
-    write_point,
-    write_sweep,
-)
+from .folders import same_file, Settings, Sweep, SweepFolder, write_point
 
 # %% ../../nbs/sweeps/34e_working.ipynb #40cae845
 def _copied(old: Path, new: Path) -> None:
@@ -99,9 +83,9 @@ MOST_BESIDE = 64  # done points that are looked through for arms
 
 def _beside(sweep: Sweep, name: str) -> list[Path]:
     "The runs of points that are done, and near in the sweep's order."
-    order = [point.hash for point in sweep.points]
+    order = {point.hash: point.number for point in sweep.points}
     done = [other for other, claim in sweep.claims.items() if claim.end == "done" and other in order]
-    near = sorted(done, key=lambda other: abs(order.index(other) - order.index(name)))
+    near = sorted(done, key=lambda other: abs(order[other] - order[name]))
     return [sweep.folder.run(other) for other in near[:MOST_BESIDE]]
 
 # %% ../../nbs/sweeps/34e_working.ipynb #fad8c76f
@@ -253,7 +237,7 @@ def in_processes(
     workers = [spawned(sweep, place) for place in range(number)]
     try:
         while any(worker.poll() is None for worker in workers):
-            time.sleep(PAUSE / 5)
+            time.sleep(PAUSE)
             look()
     except BaseException:
         for worker in workers:
@@ -262,103 +246,3 @@ def in_processes(
     finally:
         for worker in workers:
             worker.wait()
-
-# %% ../../nbs/sweeps/34e_working.ipynb #8593c0a5
-def rehearsed(
-    plan: SweepPlan,
-    settings: Settings,
-    begun: Iterable[str] = (),  # hashes of points that need no rehearsal
-) -> None:
-    "Go through every point in small; refuses the first that would fail, by its name."
-    known = set(begun)
-    for point in plan.points:
-        if point.hash in known:
-            continue
-        check_references(point.plan)
-        try:
-            with closing(PLANS[type(point.plan)](point.plan, settings.device)) as events:
-                next(events)
-        except LotteryError as e:
-            raise e.within(point_text(point.number, point.changes)) from None
-
-# %% ../../nbs/sweeps/34e_working.ipynb #6d20308d
-def _settled(
-    asked: Settings,  # 'auto' and 0 are left open
-    workers: int,
-    there: Sweep | None,
-) -> Settings:
-    "What a caller gives; the rest is that of the sweep that is there, else this machine's."
-    share = max(1, cores() // workers)
-    begin = there.settings if there else Settings(pick_device("auto").type, "auto", share)
-    given = {name: value for name, value in asdict(asked).items() if value not in ("auto", 0)}
-    if "device" in given:
-        given["device"] = pick_device(given["device"]).type
-    return replace(begin, **given)
-
-# %% ../../nbs/sweeps/34e_working.ipynb #33a4841d
-def _opened(
-    plan: SweepPlan | str | Path,
-    out: str | Path | None,
-    asked: Settings,  # 'auto' and 0 are left open
-    workers: int,
-    how: tuple,  # executor and listeners
-) -> Sweep:
-    "The sweep of a plan, a file or a folder: written where it is new, opened again where it is not."
-    if isinstance(plan, (str, Path)):
-        there = Sweep(plan) if SweepFolder(plan).there else None
-        if there and _settled(asked, workers, there) == there.settings and how == ("auto", None):
-            return there
-        out, plan = (plan, there.plan) if there else (out, read_sweep(plan))
-    if not isinstance(plan, SweepPlan):
-        raise LotteryError(
-            f"{plan!r} is no sweep: give a SweepPlan, a .toml file, or the folder of a sweep", "plan"
-        )
-    folder = SweepFolder(sweep_folder(plan) if out is None else out)
-    there = Sweep(folder.path) if folder.there else None
-    settings = _settled(asked, workers, there)
-    named = how_of(RunFolder(folder.path), *how).elsewhere()
-    check_wider(plan, settings, folder)
-    rehearsed(plan, settings, [p.hash for p in there.points] if there else ())
-    return write_sweep(plan, folder.path, settings, named)
-
-# %% ../../nbs/sweeps/34e_working.ipynb #fbdad37c
-def _check_ended(sweep: Sweep) -> None:
-    "Refuse to say nothing where workers ended and points are left."
-    left = [p for p in sweep.points if not getattr(sweep.claims.get(p.hash), "end", "")]
-    if left:
-        said = ""
-        with suppress(OSError):
-            said = read_part(sweep.folder.worker_log, 300, end=True).decode(errors="replace")
-        raise LotteryError(
-            f"the workers ended and {len(left)} of {len(sweep.points)} points are not done ({' '.join(said.split())}): see {sweep.folder.worker_log}, and go on with `lottery sweep {sweep.path}`"
-        )
-
-# %% ../../nbs/sweeps/34e_working.ipynb #9189db0d
-def sweep(
-    plan: SweepPlan | str | Path,  # or a file (.toml, .json), or the folder of a sweep, to go on
-    on: str = "local:1",  # where workers run, and how many
-    out: str | Path | None = None,  # the sweep's folder; None: a name made of its hash, in LOTTERY_RUNS
-    device: str = "auto",  # 'auto': that of the sweep that is there, else the best of this machine
-    layout: str | int = "auto",  # which networks share their steps, as `train` takes it
-    threads: int = 0,  # of each worker; 0: those of the sweep that is there, else an equal share of the cores
-    show: bool = True,  # a progress bar over points
-    listeners: Iterable[str | Listener] | None = None,  # of each run, by name
-    executor: str | Executor = "auto",  # of each run, by name
-    trust: Iterable[str] = (),  # modules or packages whose functions plans may name
-    patience: float = 0.0,  # seconds of silence after which a worker counts as gone; 0: those of the sweep, else 30
-) -> Sweep:
-    "Train every point of a sweep, or go on with it: what is done stays, what failed or was stopped is tried again. Refuses a bad point before anything is written."
-    allow(*trust)
-    name, number = placed(on)
-    asked = Settings(str(device), layout, threads, patience)
-    found = _opened(plan, out, asked, number, (executor, listeners))
-    reopen(found)
-    with tqdm(total=len(found.points), unit="point", disable=not show) as bar:
-
-        def look() -> None:
-            bar.update(sum(claim.end != "" for claim in found.claims.values()) - bar.n)
-
-        PLACES.find(name)(found, number, look)
-        look()
-    _check_ended(found)
-    return found
