@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from .runs.writing import run as run
     from .runs import workers as _workers
     from .runs.workers import start as start
+    from .sweeps.axes import SweepPlan as SweepPlan
+    from .sweeps.folders import Sweep as Sweep
+    from .sweeps.running import sweep as sweep
     from .results.stats import compare as compare, ranking as ranking, summary as summary
     from .results.verdict import conditions as conditions
     from .results.plots import (
@@ -83,6 +86,9 @@ FACE = {
     "runs.reading": "Run",
     "runs.writing": "run",
     "runs.workers": "start list_runs",
+    "sweeps.axes": "SweepPlan",
+    "sweeps.folders": "Sweep",
+    "sweeps.running": "sweep",
     "results.stats": "summary compare ranking",
     "results.verdict": "conditions",
     "results.plots": "accuracy_plot training_plot layer_density_plot transfer_plot transfer_curves",

@@ -17,7 +17,7 @@ FACE = """
     FindPlan TransferPlan Recipe Network Ticket Mask Run run start list_runs geometric one_shot linear cubic listed
     domain register_domain from_arrays from_frame from_folder from_parquet from_csv from_texts from_dataset
     accuracy_plot training_plot layer_density_plot transfer_plot transfer_curves
-    summary compare ranking conditions write_report Workbench LotteryError
+    summary compare ranking conditions write_report Workbench LotteryError SweepPlan Sweep sweep
     NETWORKS CRITERIA SCOPES SCHEDULES CONTROLS DOMAINS EVENTS LISTENERS EXECUTORS""".split()
 
 

@@ -111,6 +111,7 @@ WINGS = {  # wing -> what it may import beside itself and the ground
     "engine": "data models pruning rewinding",
     "plans": "data models pruning rewinding engine",
     "runs": "data models pruning rewinding engine plans",
+    "sweeps": "pruning engine plans runs",
     "results": "data models pruning rewinding plans runs",
     "science": "data models pruning rewinding engine plans runs results",
     "workbench": "data models pruning rewinding engine plans runs results science",

@@ -19,6 +19,7 @@ LINE = {
     "engine": "trains lists of arms",
     "plans": "experiments as data",
     "runs": "folders with plan, log, results",
+    "sweeps": "many plans on many machines",
     "results": "statistics, figures, reports",
     "science": "measured by training",
     "workbench": "the panel",

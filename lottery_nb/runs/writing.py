@@ -107,8 +107,9 @@ class Arms(Recall):
         self,
         folder: Path,  # of the run that writes
         others: Sequence[Path] = (),  # folders of runs whose finished arms may be taken
+        follow: bool = True,  # lay out arms as others laid them out whose results are there; else only what was laid out alike is taken
     ):
-        self.folder, self.others = folder, others
+        self.folder, self.others, self.follow = folder, others, follow
         self.stored: set[str] = set()  # fingerprints of snapshots of tickets that were kept
         self.next_state = 0.0  # when the state of a stack is kept again
         self.past = Tail(RunFolder(folder.parent).log, only=["Layout"])
@@ -136,7 +137,7 @@ class Arms(Recall):
 
     def stacks(self, alone: Sequence[str]) -> list[list[str]]:
         "Finished stacks, of this run or another, of arms that are all among these."
-        return _stacks_in((self.folder, *self.others), set(alone))
+        return _stacks_in((self.folder, *self.others) if self.follow else (self.folder,), set(alone))
 
     def file(self, state: str) -> Path:
         "Where a stack's state lies."
@@ -447,6 +448,7 @@ def record(
     executor: str
     | Executor = "auto",  # what runs the groups of arms; 'auto': that of the folder, else threads
     trust: Iterable[str] = (),  # modules or packages whose functions plan and folder may name
+    follow: bool = True,  # lay out arms as the other runs did; else bits do not depend on which of them are done
 ) -> Generator[Event, None, None]:
     "Run a plan, or take it up again, and pass the events on. An error goes to the log, then to the caller."
     allow(*trust)
@@ -456,7 +458,7 @@ def record(
     with working(folder) as holder:
         check_folder(plan, folder)
         check_begun(plan, folder)  # of a plan that another process began with meanwhile
-        arms = Arms(place.arms, [RunFolder(o).arms for o in others])
+        arms = Arms(place.arms, [RunFolder(o).arms for o in others], follow)
         where = pick_device(_last_device(place.log) if str(device) == "auto" else device)
         events = PLANS[type(plan)](plan, where, arms, _first_layout(place.log) or layout, how.executor)
         first = next(events)  # a bad plan is refused here, before anything is written

@@ -1,0 +1,1 @@
+"""Many plans as one: points, workers on many machines, and one table."""
