@@ -9,7 +9,7 @@ __all__ = ['TYPES', 'COMMANDS', 'RUN', 'DEVICE', 'QUIET', 'LAYOUT', 'TRAINS', 'H
            'names_table', 'add_flag', 'Command', 'command', 'make_parser', 'main', 'own_words', 'out_flag', 'trained',
            'tell', 'tell_damage', 'find_command', 'tickets_at', 'transfer_command', 'write_csv', 'show_command',
            'export_command', 'demo_plan', 'demo_command', 'stands', 'run_command', 'resume_command', 'stop_command',
-           'pause_command', 'status_command', 'runs_command', 'workbench_notebook', 'serve', 'lab_command',
+           'pause_command', 'status_command', 'runs_command', 'workbench_notebook', 'serve', 'lab_command', 'app_flags',
            'app_command', 'paper_of', 'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command',
            'doctor_command']
 
@@ -462,8 +462,9 @@ def write_csv(
     import pandas as pd
 
     from lottery_nb.files import write_atomic
+    from lottery_nb.results.tables import csv_text
 
-    write_atomic(path, pd.concat([r.frame for r in runs]).to_csv(index=False))
+    write_atomic(path, csv_text(pd.concat([r.frame for r in runs])))
 
 
 @command(
@@ -704,16 +705,26 @@ def lab_command(args: argparse.Namespace) -> int:
     where = [f"--ServerApp.root_dir={path.parent.resolve()}", f"--LabApp.default_url=/doc/tree/{path.name}"]
     return serve(["-m", "jupyterlab", *where, *args.rest])
 
+# %% ../nbs/65_cli.ipynb #6095f17d
+def app_flags(
+    rest: Sequence[str],  # flags of the user for the server
+) -> list[str]:
+    "What lets Voilà ask for a token and, unless it shall listen to other machines, refuse names that are not this machine's; without pictures from the folder, for which it asks nobody."
+    flags = ["--Voila.auto_token=True", "--VoilaConfiguration.file_allowlist=[]"]
+    if not any(word.startswith(("--Voila.ip", "--ip")) for word in rest):
+        flags.append("--Voila.tornado_settings={'allow_remote_access': False}")
+    return flags
+
 
 @command(
     "show the workbench as a page of its own (needs Voilà)", "lottery app my-tickets", LAB_FOLDER, note=SERVED
 )
 def app_command(args: argparse.Namespace) -> int:
-    "Show the workbench as a page of its own."
+    "Show the workbench as a page of its own, to who has the token."
     if not importlib.util.find_spec("voila"):
         raise LotteryError("`lottery app` needs Voilà, which is not installed: pip install 'lottery_nb[app]'")
     path = workbench_notebook(args.folder)
-    return serve(["-m", "voila", path.name, *args.rest], path.parent)
+    return serve(["-m", "voila", path.name, *app_flags(args.rest), *args.rest], path.parent)
 
 # %% ../nbs/65_cli.ipynb #69764889
 PAPERS = {

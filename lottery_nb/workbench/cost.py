@@ -10,7 +10,6 @@ __all__ = ['MAX_PARAMETERS', 'MAX_EXAMPLES', 'WARN_EXAMPLES', 'MEASURE', 'refuse
 import dataclasses
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ..core import about, device_name, LotteryError, pick_device
+from ..core import about, device_name, LotteryError, most_memory, pick_device
 from ..trust import forget
 from ..events import ArmStarted, EpochDone, Event, Tick
 from ..data.domains import domain
@@ -137,8 +136,7 @@ def memory_used(where: torch.device) -> int:
     "The most memory that was taken, in bytes: of the GPU, else of this process."
     if where.type == "cuda":
         return torch.cuda.max_memory_reserved(where)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return most_memory()
 
 
 def measured(
