@@ -10,8 +10,10 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -321,6 +323,7 @@ def test_a_disk_that_is_full_or_closed_is_no_fault_of_the_server(server, tmp_pat
 CHILD = """
 import sys
 from pathlib import Path
+from urllib.error import URLError
 from lottery_nb.data import downloads
 downloads.WAIT = 0.01
 name, url, size, md5 = sys.argv[1:]
@@ -555,3 +558,45 @@ def test_an_archive_from_another_maker_is_unpacked_and_not_opened(server, tmp_pa
     ):  # torchvision refuses what is not theirs
         load_cifar10()
     assert (tmp_path / "cache" / "cifar-10-batches-py" / "data_batch_1").read_bytes() == b"foreign"
+
+
+# weights, which come through the libraries that know them
+
+
+def test_weights_that_do_not_come_name_the_folder_and_the_remedy(tmp_path, monkeypatch):
+    import torch
+    from torchvision.models import get_model_weights
+
+    from lottery_nb.models.pretrained import Architecture
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    net, place = Architecture("torchvision", "squeezenet1_1"), tmp_path / "checkpoints"
+
+    def lost(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", lost)
+    with pytest.raises(LotteryError, match=f"no route to host.*try again.*lies in {place}") as e:
+        net.pretrained()
+    assert e.value.place == "Network.weights" and "\n" not in str(e.value)
+    place.mkdir(exist_ok=True)
+    broken = place / get_model_weights("squeezenet1_1").DEFAULT.url.rpartition("/")[2]
+    broken.write_bytes(b"PK\3\4 cut off")  # a copy that broke off
+    with pytest.raises(
+        LotteryError, match=f"lies in {place}, and a broken file there is fetched anew when it is removed"
+    ):
+        net.pretrained()
+
+
+@pytest.mark.parametrize("family, name", [("timm", "resnet10t"), ("hf", "bert")])
+def test_weights_from_the_hub_too(family, name, tmp_path, monkeypatch):
+    pytest.importorskip({"hf": "transformers"}.get(family, family))
+    from lottery_nb.models import pretrained
+
+    def lost(*_):
+        raise OSError("the hub is away")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setitem(pretrained.FAMILIES, family, replace(pretrained.FAMILIES[family], weights=lost))
+    with pytest.raises(LotteryError, match=f"the hub is away.*lies in {tmp_path / 'hub'}"):
+        pretrained.Architecture(family, name).pretrained()
