@@ -159,7 +159,7 @@ def lr_factor(
 def _far_out(r: Recipe) -> dict[str, bool]:
     "What to do about a setting -> whether it is out of reason, each judged with the others in reason."
     sgd = r.optimizer == "sgd"
-    sane = 10 * (1 - min(r.momentum, 0.99)) if sgd else 0.1  # rates above it are seen to explode
+    sane = 20 * (1 - min(r.momentum, 0.99)) if sgd else 0.1  # few networks learn at higher rates
     most = max([1.0, *(factor for _, factor in r.drops)]) if r.schedule == "step" else 1.0
     turns = {"sgd": 2 * (1 + r.momentum), "adam": 1e18, "adamw": 2.0}[r.optimizer]  # adam's is squared
     decay = r.weight_decay * (1.0 if r.optimizer == "adam" else min(r.lr * most, sane))

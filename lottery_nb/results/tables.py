@@ -220,14 +220,18 @@ def csv_text(
         c: frame[c].astype(object).map(_kept) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])
     }
     form = None if digits is None else f"%.{digits}g"
-    return frame.assign(**texts).rename(columns=_kept).to_csv(index=False, float_format=form)
+    odd = any(
+        "\r" in str(cell) for text in texts.values() for cell in text.unique()
+    )  # quoted where it ends lines
+    sheet = frame.assign(**texts).rename(columns=_kept)
+    return sheet.to_csv(index=False, float_format=form, lineterminator="\r\n" if odd else "\n")
 
 
 def read_csv(
     source: Any,  # path, or file, of what `csv_text` gave
 ) -> pd.DataFrame:
-    "The frame that `csv_text` was given: texts as they were ('NA' and '007' too), and nothing where nothing was."
+    "The frame that `csv_text` was given: texts as they were ('NA', '007' and empty ones too)."
     names = ("source", "domain", "role", "start", "split", "metric", "run")
     frame = pd.read_csv(source, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(names, object))
-    texts = {c: frame[c].map(_given) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
+    texts = {c: frame[c].fillna("").map(_given) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
     return frame.assign(**texts).rename(columns=_given)
