@@ -325,7 +325,8 @@ def check_number(
     )
     if good and value <= high and (value > low if above else value >= low):
         return
-    upper = "" if high == math.inf else f" and at most {high:g}"
+    word = "at most" if float(f"{high:g}") <= high else "below"  # 0.999999999999 reads as 1
+    upper = "" if high == math.inf else f" and {word} {high:g}"
     raise LotteryError(
         f"{what}={value!r}: give a {kind} {'above' if above else 'of at least'} {low:g}{upper}",
         place or field_in(what),

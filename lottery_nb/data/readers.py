@@ -378,7 +378,7 @@ def read_parquet(
         table = pa.concat_tables(shards).combine_chunks()
     except (pa.ArrowException, OSError) as e:
         raise LotteryError(
-            f"{where} cannot be read as parquet ({str(e).splitlines()[0][:120]}): give files in the Hugging Face image layout"
+            f"{where} cannot be read as parquet ({str(e).splitlines()[0][:120]}): check the path, and give files in the Hugging Face image layout"
         ) from None
     files, labels = picture_bytes(table.column(image), image, where), table.column(label)
     whole = pa.types.is_integer(labels.type) and not labels.null_count
@@ -398,7 +398,9 @@ def read_idx(
         check_room(path.name, path.stat().st_size, size)
         blob = f.read(size + 1)
     if not size or len(blob) != size:
-        raise LotteryError(f"{path.name} is not a whole idx file of unsigned bytes: fetch it again")
+        raise LotteryError(
+            f"{path.name} is not a whole idx file of unsigned bytes: use a fresh copy, or remove it and let it be downloaded"
+        )
     return torch.from_numpy(np.frombuffer(blob, np.uint8).reshape(shape).copy())
 
 # %% ../../nbs/data/03_readers.ipynb #28f437fa

@@ -75,9 +75,10 @@ def looked_at(plan: FindPlan) -> Looked:
     search = Search(plan)
     planned, layers = search.planned(), summary(search.network)
     if planned.images > MAX_EXAMPLES:
+        length = "epochs" if plan.recipe.steps is None else "steps"
         raise LotteryError(
-            f"Recipe.epochs={plan.recipe.epochs}: {planned.arms} networks would see {planned.images:.0e} training examples, and a form starts {MAX_EXAMPLES:.0e} at most: give fewer epochs, rounds or seeds",
-            "Recipe.epochs",
+            f"Recipe.{length}={getattr(plan.recipe, length)}: {planned.arms} networks would see {planned.images:.0e} training examples, and a form starts {MAX_EXAMPLES:.0e} at most: give fewer {length}, rounds or seeds",
+            f"Recipe.{length}",
         )
     layers["prunable"] = layers["parameter"].isin(search.names)
     return Looked(
