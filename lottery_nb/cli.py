@@ -10,19 +10,23 @@ __all__ = ['TYPES', 'COMMANDS', 'RUN', 'DEVICE', 'QUIET', 'LAYOUT', 'TRAINS', 'H
            'out_flag', 'trained', 'tell', 'tell_damage', 'find_command', 'tickets_at', 'transfer_command', 'write_csv',
            'show_command', 'export_command', 'demo_plan', 'demo_command', 'stands', 'run_command', 'resume_command',
            'stop_command', 'pause_command', 'status_command', 'runs_command', 'sweep_stands', 'show_sweep',
-           'sweep_command', 'work_command', 'workbench_notebook', 'serve', 'lab_command', 'app_command', 'paper_of',
-           'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command', 'doctor_command']
+           'sweep_command', 'work_command', 'workbench_notebook', 'open_page', 'serve', 'lab_command', 'app_flags',
+           'app_command', 'paper_of', 'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command',
+           'doctor_command']
 
 # %% ../nbs/65_cli.ipynb #e9e94e90
 import argparse
 import importlib.util
 import inspect
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, Field, fields, replace
@@ -462,8 +466,9 @@ def write_csv(
     import pandas as pd
 
     from lottery_nb.files import write_atomic
+    from lottery_nb.results.tables import csv_text
 
-    write_atomic(path, pd.concat([r.frame for r in runs]).to_csv(index=False))
+    write_atomic(path, csv_text(pd.concat([r.frame for r in runs])))
 
 
 @command(
@@ -777,14 +782,34 @@ def workbench_notebook(
     return write_atomic(path, json.dumps(book, indent=1))
 
 # %% ../nbs/65_cli.ipynb #6774565f
+def open_page(
+    address: str,  # with a token
+) -> bool:
+    "Open an address in the browser, by way of a file that only this user can read, since everyone sees a command line."
+    fd, file = tempfile.mkstemp(suffix=".html")
+    with open(fd, "w", encoding="utf-8") as f:
+        f.write(f'<meta http-equiv="refresh" content="0;url={address}">')
+    webbrowser.open(Path(file).as_uri())
+    return True
+
+
 def serve(
     line: list[str],  # what follows `python`
     folder: str | Path = ".",  # to run it in
+    opens: bool = False,  # the address with a token that it prints, in the browser
 ) -> int:
     "Run a server until it ends, and give its exit status; a request to end this process ends the server."
-    server = subprocess.Popen([sys.executable, *line], cwd=folder)
+    says = subprocess.PIPE if opens else None
+    server = subprocess.Popen(
+        [sys.executable, *line], cwd=folder, stderr=says, encoding="utf-8", errors="replace"
+    )
     before = signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
+        opened = not opens
+        for text in server.stderr or ():
+            print(text, end="", file=sys.stderr, flush=True)
+            if not opened and (found := re.search(r"http://\S+\?token=\w+", text)):
+                opened = open_page(found[0])
         return server.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -803,16 +828,27 @@ def lab_command(args: argparse.Namespace) -> int:
     where = [f"--ServerApp.root_dir={path.parent.resolve()}", f"--LabApp.default_url=/doc/tree/{path.name}"]
     return serve(["-m", "jupyterlab", *where, *args.rest])
 
+# %% ../nbs/65_cli.ipynb #6095f17d
+def app_flags(
+    rest: Sequence[str],  # flags of the user for the server
+) -> list[str]:
+    "What lets Voilà ask for a token and, unless it shall listen to other machines, refuse names that are not this machine's; without pictures from the folder, for which it asks nobody."
+    flags = ["--Voila.auto_token=True", "--VoilaConfiguration.file_allowlist=nothing", "--no-browser"]
+    if not any(word.startswith(("--Voila.ip", "--ip")) for word in rest):
+        flags.append("--Voila.tornado_settings=allow_remote_access=")  # an empty text: no
+    return flags
+
 
 @command(
     "show the workbench as a page of its own (needs Voilà)", "lottery app my-tickets", LAB_FOLDER, note=SERVED
 )
 def app_command(args: argparse.Namespace) -> int:
-    "Show the workbench as a page of its own."
+    "Show the workbench as a page of its own, to who has the token."
     if not importlib.util.find_spec("voila"):
         raise LotteryError("`lottery app` needs Voilà, which is not installed: pip install 'lottery_nb[app]'")
     path = workbench_notebook(args.folder)
-    return serve(["-m", "voila", path.name, *args.rest], path.parent)
+    line = ["-m", "voila", path.name, *app_flags(args.rest), *args.rest]
+    return serve(line, path.parent, "--no-browser" not in args.rest)
 
 # %% ../nbs/65_cli.ipynb #69764889
 PAPERS = {

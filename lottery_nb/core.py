@@ -6,11 +6,11 @@
 __all__ = ['DAMAGE', 'LATER', 'T', 'DATA', 'DOTTED', 'BY_IMPORT', 'READING', 'TRUST', 'ALLOWED', 'WRITTEN', 'FOUND',
            'LotteryError', 'Busy', 'NotFound', 'Unreadable', 'expect_error', 'about', 'deprecated', 'Registry',
            'function_of', 'entries_of', 'loaded', 'line_of', 'package_line', 'callable_of', 'field_in', 'check_choice',
-           'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'free_memory', 'processor_name', 'seed_for',
-           'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of', 'fields_text', 'Records',
-           'data', 'name_of', 'quietly', 'split_name', 'imported', 'allow', 'allowed', 'is_allowed', 'Reference',
-           'code_of', 'canonical_code', 'to_plain', 'fields_to_plain', 'canonical', 'one_text', 'hints_of',
-           'from_plain', 'density_text', 'time_text', 'library', 'json_in', 'padding_of']
+           'check_number', 'Later', 'pick_device', 'device_name', 'cores', 'free_memory', 'most_memory',
+           'processor_name', 'seed_for', 'generator', 'global_seed', 'fingerprint', 'setting', 'choices_in', 'names_of',
+           'fields_text', 'Records', 'data', 'name_of', 'quietly', 'split_name', 'imported', 'allow', 'allowed',
+           'is_allowed', 'Reference', 'code_of', 'canonical_code', 'to_plain', 'fields_to_plain', 'canonical',
+           'one_text', 'hints_of', 'from_plain', 'density_text', 'time_text', 'library', 'json_in', 'padding_of']
 
 # %% ../nbs/00_core.ipynb #bcf7a0bb
 import copy
@@ -325,7 +325,8 @@ def check_number(
     )
     if good and value <= high and (value > low if above else value >= low):
         return
-    upper = "" if high == math.inf else f" and at most {high:g}"
+    word = "at most" if float(f"{high:g}") <= high else "below"  # 0.999999999999 reads as 1
+    upper = "" if high == math.inf else f" and {word} {high:g}"
     raise LotteryError(
         f"{what}={value!r}: give a {kind} {'above' if above else 'of at least'} {low:g}{upper}",
         place or field_in(what),
@@ -391,7 +392,16 @@ def free_memory(device: "torch.device") -> int:
         return torch.cuda.mem_get_info(device)[0] + cached
     with suppress(OSError, StopIteration), open("/proc/meminfo") as f:
         return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(importlib.import_module("psutil").virtual_memory().available)
+
+
+def most_memory() -> int:
+    "The most memory that this process has taken so far, in bytes."
+    try:
+        resource: Any = importlib.import_module("resource")
+    except ImportError:  # Windows
+        return int(importlib.import_module("psutil").Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def processor_name() -> str:
@@ -939,13 +949,13 @@ def time_text(
 # %% ../nbs/00_core.ipynb #fecb6886
 def library(
     name: str,  # of a package
-    extra: str = "",  # of this package, which brings it; '': of the same name
+    extra: str = "",  # of this package, which brings it; '': this package itself
 ) -> Any:
     "A package, imported now; refuses one that is not there, with the line that installs it."
     try:
         return importlib.import_module(name)
     except ImportError as e:
-        remedy = f"pip install 'lottery_nb[{extra or name}]'"
+        remedy = f"pip install 'lottery_nb[{extra}]'" if extra else f"pip install {name.partition('.')[0]}"
         raise LotteryError(f"{name} is not installed here ({e}): {remedy}") from None
 
 # %% ../nbs/00_core.ipynb #d4efc655

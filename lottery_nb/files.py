@@ -393,8 +393,10 @@ def room_for(
     size: int,  # bytes of a packed file
 ) -> int:
     "Bytes that it may come to."
-    asked = os.environ.get(UNPACK, "")
-    return int(asked) if asked.isdecimal() else max(LEAST_ROOM, TIMES * size)
+    asked = os.environ.get(UNPACK, "").strip()
+    if asked and not (asked.isascii() and asked.isdecimal()):
+        raise LotteryError(f"{UNPACK}={asked!r}: give a whole number of bytes, such as 2000000000")
+    return int(asked) if asked else max(LEAST_ROOM, TIMES * size)
 
 
 def check_room(

@@ -2,9 +2,13 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pandas as pd
@@ -504,12 +508,58 @@ def test_flags_of_the_server_are_passed_on(line, folder, rest, tmp_path, monkeyp
     pytest.importorskip("voila")
     monkeypatch.chdir(tmp_path)
     served = []
-    monkeypatch.setattr(cli_module, "serve", lambda line, folder=".": served.append((line, folder)) or 0)
+    monkeypatch.setattr(cli_module, "serve", lambda line, folder=".", _=0: served.append((line, folder)) or 0)
     assert main(line) == 0 and [p.name for p in Path(folder).iterdir() if p.suffix] == ["workbench.ipynb"]
     ((command, _),) = served
     assert command[len(command) - len(rest) :] == rest and not any(
         word in rest for word in command[: len(command) - len(rest)]
     )
+
+
+def answered(address, **headers):
+    """Status, body and cookies of an answer; nothing is followed."""
+    opener = urllib.request.build_opener(
+        type("Stays", (urllib.request.HTTPRedirectHandler,), {"redirect_request": lambda *_: None})
+    )
+    try:
+        with opener.open(urllib.request.Request(address, headers=headers), timeout=120) as answer:
+            return answer.status, answer.read(), answer.headers.get_all("Set-Cookie", [])
+    except urllib.error.HTTPError as e:
+        return e.code, e.read(), e.headers.get_all("Set-Cookie", [])
+
+
+def test_the_app_lets_in_who_has_the_token_under_the_name_of_this_machine(tmp_path):
+    pytest.importorskip("voila")
+    (tmp_path / "secret.png").write_bytes(b"picture")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    call = "import sys; from lottery_nb.cli import main; sys.exit(main(sys.argv[1:]))"
+    line = [sys.executable, "-c", call, "app", tmp_path, "--no-browser", f"--port={port}"]
+    with open(tmp_path / "said", "w") as said:
+        app = subprocess.Popen(line, stderr=said)
+    try:
+        deadline, found = time.monotonic() + 120, None
+        while not found and time.monotonic() < deadline:
+            time.sleep(0.1)
+            found = re.search(r"token=(\w{20,})", (tmp_path / "said").read_text())
+        home, token = f"http://127.0.0.1:{port}", found[1]
+        for path in ("/", "/?token=", "/?token=wrong", f"/?token={token[:-1]}"):
+            assert answered(home + path)[0] == 302  # to the page that asks for it
+        assert answered(f"{home}/voila/files/secret.png")[0] == 403
+        kernel = f"{home}/api/kernels/12345678-1234-1234-1234-123456789abc"
+        assert answered(kernel)[0] == 403
+        for host in ("evil.example", f"evil.example:{port}", "10.0.0.7", "localhost.evil.example"):
+            assert answered(f"{home}/?token={token}", Host=host)[0] == 403
+            assert answered(f"{home}/login", Host=host)[0] == 403
+        status, page, cookies = answered(f"{home}/?token={token}", Host=f"localhost:{port}")
+        assert status == 200 and b"oil" in page
+        pass_on = "; ".join(c.partition(";")[0] for c in cookies)
+        assert answered(f"{home}/login", Host=f"localhost:{port}", Cookie=pass_on)[0] in (200, 302)
+        assert answered(kernel, Host=f"localhost:{port}", Cookie=pass_on)[0] == 404  # let in; there is none
+    finally:
+        app.terminate()
+        app.wait(30)
 
 
 def test_a_server_ends_with_the_process_that_started_it(tmp_path):

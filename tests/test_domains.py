@@ -428,30 +428,6 @@ def test_what_is_nowhere_is_refused_with_the_places_and_the_remedy(tmp_path, mon
         )
 
 
-def test_a_download_arrives_whole_or_not_at_all(tmp_path, monkeypatch):
-    import torchvision.datasets
-
-    def maker(fail):
-        def fetch(root, download=False):
-            write_idx_set(Path(root) / "MNIST" / "raw")
-            if fail:
-                raise RuntimeError("connection lost")
-
-        return fetch
-
-    monkeypatch.setenv("LOTTERY_DATA", "")
-    monkeypatch.setattr(torchvision.datasets, "MNIST", maker(True))
-    with pytest.raises(LotteryError, match="LOTTERY_DOWNLOAD is 0"):
-        domain("mnist").train  # noqa: B018
-    monkeypatch.setenv("LOTTERY_DOWNLOAD", "1")
-    with pytest.raises(LotteryError, match="connection lost"):
-        domain("mnist").train  # noqa: B018
-    assert not any((tmp_path / "cache").iterdir())
-    monkeypatch.setattr(torchvision.datasets, "MNIST", maker(False))
-    assert len(domain("mnist").test) == 20
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["MNIST"]
-
-
 class Bomb:
     def __init__(self, path):
         self.path = path
@@ -730,20 +706,3 @@ def test_real_data(name):
         and 0.05 < float(d.std.mean()) < 0.5
     )
     assert not {p.tobytes() for p in d.train.x.numpy()} & {p.tobytes() for p in d.validation.x.numpy()}
-
-
-def test_smallnorb_is_fetched_file_by_file_with_its_published_sums(tmp_path, monkeypatch):
-    import torchvision.datasets.utils as utils
-
-    asked = []
-    monkeypatch.setattr(
-        utils, "download_url", lambda url, root, md5: asked.append((url.rpartition("/")[2], md5))
-    )
-    for name, value in (("LOTTERY_DATA", ""), ("LOTTERY_CACHE", str(tmp_path)), ("LOTTERY_DOWNLOAD", "1")):
-        monkeypatch.setenv(name, value)
-    with pytest.raises(LotteryError, match="smallnorb was not found"):
-        data_builtin.load_smallnorb()
-    assert (
-        "smallnorb-5x46789x9x18x6x2x96x96-training-dat.mat.gz",
-        "66054832f9accfe74a0f4c36a75bc0a2",
-    ) in asked and len(set(asked)) == 6

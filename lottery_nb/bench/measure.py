@@ -11,7 +11,6 @@ __all__ = ['CONTENDERS', 'PEERS', 'SIZES', 'TRANSFERRED', 'OURS', 'DTYPES', 'SPE
 import importlib
 import json
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -25,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/bench/61_measure.ipynb #fd1fccfe
-from ..core import generator, Registry
+from ..core import generator, most_memory, Registry
 from ..events import EpochDone, Event, Layout, TicketFound
 from ..files import safe_child
 from ..data.domains import Domain, domain
@@ -346,8 +345,7 @@ def peak_memory(device: torch.device) -> float:
     "Peak memory of this process in MB: on the GPU where there is one, else in all."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return most_memory() / 1e6
 
 
 def waited(device: torch.device) -> float:

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['GREY', 'GROUND', 'SMOOTH', 'TURNED', 'ORIENTATION', 'ROWS', 'SMALLNORB', 'SMALLNORB_MD5', 'MATRIX_TYPES', 'Layouts',
-           'SMALLNORB_HOME', 'DOWNLOADS', 'check_rows', 'Raw', 'Texts', 'deep_colour', 'levels', 'flattened', 'pixels',
-           'decode', 'to_size', 'check_size', 'Encoded', 'parquet_columns', 'picture_bytes', 'check_parquet',
-           'read_parquet', 'read_idx', 'read_matrix', 'cache_folder', 'data_folders', 'find_files', 'look_for',
-           'fetch_smallnorb', 'download', 'locate']
+           'check_rows', 'Raw', 'Texts', 'deep_colour', 'levels', 'flattened', 'pixels', 'decode', 'to_size',
+           'check_size', 'Encoded', 'parquet_columns', 'picture_bytes', 'check_parquet', 'read_parquet', 'read_idx',
+           'read_matrix', 'data_folders', 'find_files', 'look_for', 'locate']
 
 # %% ../../nbs/data/03_readers.ipynb #82d6cde2
 import hashlib
@@ -15,7 +14,6 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from torch import Tensor
 
 from ..core import check_number, LotteryError, NotFound
 from ..files import check_room, open_file, open_unpacked
-
+from .downloads import cache_folder, fetch, NotFetched, Published
 
 # %% ../../nbs/data/03_readers.ipynb #ac931f15
 def check_rows(
@@ -380,7 +378,7 @@ def read_parquet(
         table = pa.concat_tables(shards).combine_chunks()
     except (pa.ArrowException, OSError) as e:
         raise LotteryError(
-            f"{where} cannot be read as parquet ({str(e).splitlines()[0][:120]}): give files in the Hugging Face image layout"
+            f"{where} cannot be read as parquet ({str(e).splitlines()[0][:120]}): check the path, and give files in the Hugging Face image layout"
         ) from None
     files, labels = picture_bytes(table.column(image), image, where), table.column(label)
     whole = pa.types.is_integer(labels.type) and not labels.null_count
@@ -400,7 +398,9 @@ def read_idx(
         check_room(path.name, path.stat().st_size, size)
         blob = f.read(size + 1)
     if not size or len(blob) != size:
-        raise LotteryError(f"{path.name} is not a whole idx file of unsigned bytes: fetch it again")
+        raise LotteryError(
+            f"{path.name} is not a whole idx file of unsigned bytes: use a fresh copy, or remove it and let it be downloaded"
+        )
     return torch.from_numpy(np.frombuffer(blob, np.uint8).reshape(shape).copy())
 
 # %% ../../nbs/data/03_readers.ipynb #28f437fa
@@ -431,7 +431,7 @@ def read_matrix(
     "The array in a SmallNORB file; `LotteryError` when its sum is wrong or it is cut off."
     if md5 and _md5(path) != md5[path.suffix != ".gz"]:
         raise LotteryError(
-            f"{path.name} does not have its makers' MD5 sum {md5[path.suffix != '.gz']}: fetch it again"
+            f"{path.name} does not have its makers' MD5 sum {md5[path.suffix != '.gz']}: use a fresh copy, or remove it and let it be downloaded"
         )
     with open_unpacked(path) as f:
         magic, axes = (int.from_bytes(f.read(4), "little") for _ in range(2))
@@ -442,7 +442,9 @@ def read_matrix(
         check_room(path.name, path.stat().st_size, size)
         blob = f.read(size + 1)
     if not known or not size or len(blob) != size:
-        raise LotteryError(f"{path.name} is not a whole SmallNORB matrix: fetch it again")
+        raise LotteryError(
+            f"{path.name} is not a whole SmallNORB matrix: use a fresh copy, or remove it and let it be downloaded"
+        )
     return np.frombuffer(blob, kind).reshape(shape)
 
 
@@ -455,12 +457,6 @@ def _md5(path: Path) -> str:
     return sum_.hexdigest()
 
 # %% ../../nbs/data/03_readers.ipynb #d0a2b7be
-def cache_folder() -> Path:
-    "Where downloads are kept: `LOTTERY_CACHE`, else `lottery_nb` in the user's cache."
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("LOTTERY_CACHE") or Path(home) / "lottery_nb")
-
-
 def data_folders() -> tuple[Path, ...]:
     "The folders to look in, in order."
     given = [Path(p).expanduser() for p in os.environ.get("LOTTERY_DATA", "").split(os.pathsep) if p]
@@ -486,65 +482,57 @@ def find_files(
 def look_for(
     layouts: Layouts,  # what may be there, the best first
 ) -> Raw | None:
-    "Read what `find_files` finds; None when there is nothing."
-    there = find_files(layouts)
-    return there[0](there[1]) if there else None
-
-# %% ../../nbs/data/03_readers.ipynb #c9bd7997
-SMALLNORB_HOME = "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/"
-
-
-def fetch_smallnorb() -> None:
-    "Fetch the makers' six files, 260 MB, each checked by its MD5; one that is there already is not fetched again."
-    from torchvision.datasets.utils import download_url
-
-    for key, (packed, _) in SMALLNORB_MD5.items():
-        side, kind = key.split("-")
-        download_url(
-            f"{SMALLNORB_HOME}{SMALLNORB[side]}-{kind}.mat.gz", cache_folder() / "smallnorb", md5=packed
-        )
-
-
-DOWNLOADS = {"MNIST": "MNIST", "FashionMNIST": "FashionMNIST", "CIFAR10": "cifar-10-batches-py"}
-"torchvision's data sets -> the folder that each makes."
-
-# %% ../../nbs/data/03_readers.ipynb #94e9cb43
-def download(
-    name: str,  # 'SmallNORB', or as torchvision calls it: 'MNIST', 'FashionMNIST', 'CIFAR10'
-) -> None:
-    "Fetch a data set into the cache; `OSError` or `RuntimeError` when that fails."
-    import torchvision.datasets
-
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    if name == "SmallNORB":
-        return fetch_smallnorb()
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
-        getattr(torchvision.datasets, name)(folder, download=True)
-        try:
-            os.replace(Path(folder) / DOWNLOADS[name], cache_folder() / DOWNLOADS[name])
-        except OSError:
-            if not (cache_folder() / DOWNLOADS[name]).exists():
-                raise  # else another process was faster
+    "Read what `find_files` finds; None when there is nothing, and a refusal that names the folder when it is damaged."
+    if (there := find_files(layouts)) is None:
+        return None
+    reader, found = there
+    try:
+        return reader(found)
+    except LotteryError as e:
+        e.args = (f"{e}; it lies in {found[0][0].parent}",)
+        raise
 
 # %% ../../nbs/data/03_readers.ipynb #cb8d9d4b
+def _healable(layouts: Layouts) -> bool:
+    "Whether what is found there is a download of ours."
+    there = find_files(layouts)
+    return there is not None and cache_folder() in there[1][0][0].parents
+
+
+def _renewed(layouts: Layouts, files: Sequence[Published]) -> tuple[Raw | None, str]:
+    "What is found after a download; and why that failed, as it reads behind a refusal."
+    failure = ""
+    try:
+        for file in files:
+            fetch(file)
+    except NotFetched as e:
+        failure = f", and {e.told}"
+    try:
+        return look_for(layouts), failure
+    except LotteryError as e:
+        e.args = (f"{e}{failure}",)
+        raise
+
+# %% ../../nbs/data/03_readers.ipynb #9e04a576
 def locate(
     name: str,  # the domain's name
     layouts: Layouts,  # what to look for
-    download_as: str | None = None,  # torchvision's name where it can be downloaded
+    files: Sequence[Published] = (),  # that can be downloaded
     get_it: str = "",  # how else to get it, for the error
 ) -> Raw:
     "Find a data set or download it; where there is none the refusal (`NotFound`) says where it looked and what to do."
-    failure = ""
-    if (raw := look_for(layouts)) is None and download_as and os.environ.get("LOTTERY_DOWNLOAD") != "0":
-        try:
-            download(download_as)
-        except (OSError, RuntimeError) as e:
-            why = str(e).splitlines()[0][:100] if str(e) else type(e).__name__
-            failure = f" and the download failed ({why})"
-        raw = look_for(layouts)
-    if raw is not None:
-        return raw
-    allow = " or let it be downloaded (LOTTERY_DOWNLOAD is 0)" if download_as and not failure else ""
+    allowed, failure = os.environ.get("LOTTERY_DOWNLOAD") != "0", ""
+    try:
+        if (raw := look_for(layouts)) is not None:
+            return raw
+    except LotteryError:
+        if not (files and allowed and _healable(layouts)):
+            raise
+    if files and allowed:
+        raw, failure = _renewed(layouts, files)
+        if raw is not None:
+            return raw
+    allow = "" if allowed or not files else " or let it be downloaded (LOTTERY_DOWNLOAD is 0)"
     raise NotFound(
         f"{name} was not found in {', '.join(map(str, data_folders()))}{failure}: put a folder that holds it into LOTTERY_DATA{get_it}{allow}"
     )

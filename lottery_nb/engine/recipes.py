@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Optimizer', 'LrSchedule', 'Precision', 'Keep', 'Quirk', 'OPTIMIZERS', 'LR_SCHEDULES', 'PRECISIONS', 'QUIRKS',
-           'NUMBERS', 'Recipe', 'lr_factor']
+           'NUMBERS', 'Recipe', 'lr_factor', 'remedy']
 
 # %% ../../nbs/engine/20_recipes.ipynb #afccfc33
 import math
@@ -154,3 +154,31 @@ def lr_factor(
     if recipe.schedule == "step":
         return next((f for s, f in sorted(recipe.drops, reverse=True) if step / total >= s), 1.0)
     return 1.0
+
+# %% ../../nbs/engine/20_recipes.ipynb #2f1bf476
+def _far_out(r: Recipe) -> dict[str, bool]:
+    "What to do about a setting -> whether it is out of reason, each judged with the others in reason."
+    sgd = r.optimizer == "sgd"
+    sane = 20 * (1 - min(r.momentum, 0.99)) if sgd else 0.1  # few networks learn at higher rates
+    most = max([1.0, *(factor for _, factor in r.drops)]) if r.schedule == "step" else 1.0
+    turns = {"sgd": 2 * (1 + r.momentum), "adam": 1e18, "adamw": 2.0}[r.optimizer]  # adam's is squared
+    decay = r.weight_decay * (1.0 if r.optimizer == "adam" else min(r.lr * most, sane))
+    return {
+        f"lower Recipe.lr (now {r.lr:g}) or lengthen Recipe.warmup": r.lr > sane,
+        f"lower the factor {most:g} in Recipe.drops": min(r.lr, sane) * most > sane and most > 1,
+        f"lower Recipe.weight_decay (now {r.weight_decay:g})": decay > turns,
+        f"lower Recipe.momentum (now {r.momentum:.6g})": sgd and r.momentum > 0.995,
+        f"give other Recipe.betas (now {r.betas[0]:.6g}, {r.betas[1]:.6g})": (
+            not sgd and r.betas[0] ** 2 >= math.sqrt(r.betas[1])
+        ),
+        f"raise Recipe.eps (now {r.eps:g})": not sgd and r.eps < 1e-30,
+    }
+
+
+def remedy(
+    r: Recipe,  # whose training exploded
+) -> str:
+    "What to do about a loss that is no number any more."
+    if found := [what for what, out in _far_out(r).items() if out]:
+        return ", and ".join(found)
+    return f"no setting of its recipe is out of reason; try a lower Recipe.lr (now {r.lr:g}) or a longer Recipe.warmup"

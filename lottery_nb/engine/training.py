@@ -23,7 +23,7 @@ from ..events import NotSaved, StateKept, Tick
 from ..data.batches import epoch_draws, epoch_order, Split
 from ..data.domains import Domain
 from ..models.network import reason_of
-from .recipes import lr_factor
+from .recipes import lr_factor, remedy
 
 # %% ../../nbs/engine/26_training.ipynb #ad243739
 from lottery_nb.engine.arms import (
@@ -110,6 +110,14 @@ def _diverged(training: float, validation: float) -> str:
     return next((f"{what} loss became {v}" for what, v in losses.items() if not math.isfinite(v)), "")
 
 
+def _advice(a: Arm) -> str:
+    "What to do about an arm whose loss exploded: its start is looked at before its recipe is blamed."
+    largest = max((float(w.abs().max()) for w in a.start.weights.values() if w.numel()), default=0.0)
+    if not largest < 1e6:
+        return f"the weights that it starts from go up to {largest:g}; give others"
+    return remedy(a.recipe)
+
+# %% ../../nbs/engine/26_training.ipynb #dcf50866
 def _epoch_done(
     m: Member, t: Trainer, k: int, loss: float, accuracy: float, validation: dict[str, float], seconds: float
 ) -> Iterator[Event]:
@@ -117,7 +125,7 @@ def _epoch_done(
     epoch, lr = -(-t.step // t.per_epoch), m.arm.recipe.lr
     m.record.seconds += seconds
     if bad := _diverged(loss, validation["loss"]):
-        why = f"the {bad} in epoch {epoch}: lower Recipe.lr (now {lr:g}) or lengthen Recipe.warmup"
+        why = f"the {bad} in epoch {epoch}: {_advice(m.arm)}"
         m.record = Record(failed=why, ended=t.step, seconds=m.record.seconds)
         return
     _note(m, t, k, epoch, validation)

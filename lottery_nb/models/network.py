@@ -279,7 +279,7 @@ def prunable(
         chosen -= set(head_parameters(model, input_shape or (), head_layer=head_layer))
     if not chosen:
         raise LotteryError(
-            f"{type(model).__name__} has no prunable weights{'' if head else ' outside its head'}: give a network with linear, convolution or embedding layers that are not frozen, or name parameters with include"
+            f"{type(model).__name__} has no prunable weights{'' if head else ' outside its head'}: give a network with linear, convolution or embedding layers that are not frozen, or name what to prune (prunable= of a plan, include= here)"
         )
     check_parametrised(model, chosen)
     return tuple(name for name in names if name in chosen)

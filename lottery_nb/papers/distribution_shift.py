@@ -215,7 +215,7 @@ def _pairs(costs: pd.DataFrame, x: list[float]) -> go.Scatter:
 # %% ../../nbs/papers/60_distribution_shift.ipynb #080c78a4
 def cost_plot(
     costs: pd.DataFrame,  # as `transfer_costs` gives it
-    apart: pd.DataFrame,  # as `stats.divergence` gives it, of the same domains
+    apart: pd.DataFrame,  # as `data.divergence.divergence` gives it, of the same domains
     what: str = "MASKS-RESET minus TICKET-TARGET",
 ) -> go.Figure:
     "Cost of each transfer against the divergence of its two domains, with intervals over seeds; the subtitle has the rank correlation over pairs."

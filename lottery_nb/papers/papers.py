@@ -24,7 +24,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..core import canonical, check_choice, check_number, data, fingerprint, LotteryError
-from ..files import reading, safe_child, write_atomic
+from ..files import open_unpacked, reading, safe_child, write_atomic
 from ..pruning.schedules import listed
 from ..plans.tickets import Ticket
 from ..plans.find import FindPlan
@@ -32,6 +32,7 @@ from ..plans.transfer import TransferPlan
 from ..runs.reading import Run
 from ..runs.writing import run
 from ..results.stats import ARM, COLUMNS
+from ..results.tables import csv_text, read_csv
 
 # %% ../../nbs/papers/58_papers.ipynb #102b2cae
 SCALES = ("smoke", "cpu", "full")
@@ -179,7 +180,7 @@ def keep(
     frame = results_by(done)
     frame = frame.loc[(frame["metric"] == "accuracy") & (frame["split"] != "train"), ["run", *COLUMNS]]
     path = safe_child(folder, f"{paper.name}-{paper.scale}.json")
-    text = frame.to_csv(index=False, float_format="%.7g")
+    text = csv_text(frame, 7)
     about = {"paper": paper.name, "scale": paper.scale, "note": paper.note, "hash": paper.hash}
     write_atomic(path.with_suffix(".csv.gz"), gzip.compress(text.encode(), mtime=0))
     return write_atomic(path, json.dumps(about | {"table": fingerprint(text), "runs": infos}, indent=1))
@@ -200,8 +201,9 @@ def kept(
     advice = f"use a fresh copy of it and of {path.stem}.csv.gz, or run the paper again with --keep"
     with reading(path, "kept results", advice):
         about = json.loads(path.read_text())
-        text = gzip.decompress(path.with_suffix(".csv.gz").read_bytes()).decode()
-        frame = pd.read_csv(io.StringIO(text), keep_default_na=False)
+        with open_unpacked(path.with_suffix(".csv.gz")) as f:
+            text = f.read().decode()
+        frame = read_csv(io.StringIO(text))
         whole = set(about) == {"paper", "scale", "note", "hash", "table", "runs"} and set(frame) == {
             "run",
             *COLUMNS,

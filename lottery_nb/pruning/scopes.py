@@ -63,7 +63,7 @@ def _quota(
     size, kept = sum(mask[n].numel() for n in names), sum(mask.kept_in[n] for n in names)
     if (count := kept_count(density, size)) > kept:
         raise LotteryError(
-            f"density {density:g} asks for {count:,} weights of {', '.join(names)}, but only {kept:,} of {size:,} are left: ask for {kept / size:g} or less"
+            f"density {density:g} asks for {count:,} weights of {', '.join(names)}, but only {kept:,} of {size:,} are left: ask for {kept / size:.12g} or less"
         )
     return names, count
 
@@ -146,9 +146,9 @@ class NofM:
         kept = round(density * self.m)
         if abs(density * self.m - kept) < 1e-6 and self.n <= kept <= self.m:
             return kept
-        possible = ", ".join(f"{k / self.m:g}" for k in range(self.m - 1, self.n - 1, -1))
+        possible = ", ".join(f"{k / self.m:.12g}" for k in range(self.m - 1, self.n - 1, -1))
         raise LotteryError(
-            f"scope '{self.n}:{self.m}' sets the density itself and cannot give {density:g}: use one_shot({self.n / self.m:g}), or a schedule of {possible}",
+            f"scope '{self.n}:{self.m}' sets the density itself and cannot give {density:g}: use one_shot({self.n / self.m:.12g}), or a schedule of {possible}",
             "FindPlan.scope",
         )
 

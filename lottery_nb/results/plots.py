@@ -556,12 +556,12 @@ def training_plot(
 
 # %% ../../nbs/results/40_plots.ipynb #b0090598
 def divergence_plot(
-    table: pd.DataFrame,  # of `stats.divergence`
+    table: pd.DataFrame,  # of `data.divergence.divergence`
 ) -> go.Figure:
     "Heatmap of the divergences between domains; refuses a table that does not say what it measures."
     if "measured" not in table.attrs:
         raise LotteryError(
-            f"a table of {' × '.join(map(str, table.shape))} does not say what it measures: give the table that stats.divergence returns"
+            f"a table of {' × '.join(map(str, table.shape))} does not say what it measures: give the table that data.divergence.divergence returns"
         )
     names = [text_of(name) for name in table.index]
     heatmap = go.Heatmap(

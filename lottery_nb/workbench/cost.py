@@ -10,7 +10,6 @@ __all__ = ['MAX_PARAMETERS', 'MAX_EXAMPLES', 'WARN_EXAMPLES', 'MEASURE', 'refuse
 import dataclasses
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ..core import about, device_name, LotteryError, pick_device
+from ..core import about, device_name, LotteryError, most_memory, pick_device
 from ..trust import forget
 from ..events import ArmStarted, EpochDone, Event, Tick
 from ..data.domains import domain
@@ -76,9 +75,10 @@ def looked_at(plan: FindPlan) -> Looked:
     search = Search(plan)
     planned, layers = search.planned(), summary(search.network)
     if planned.images > MAX_EXAMPLES:
+        length = "epochs" if plan.recipe.steps is None else "steps"
         raise LotteryError(
-            f"Recipe.epochs={plan.recipe.epochs}: {planned.arms} networks would see {planned.images:.0e} training examples, and a form starts {MAX_EXAMPLES:.0e} at most: give fewer epochs, rounds or seeds",
-            "Recipe.epochs",
+            f"Recipe.{length}={getattr(plan.recipe, length)}: {planned.arms} networks would see {planned.images:.0e} training examples, and a form starts {MAX_EXAMPLES:.0e} at most: give fewer {length}, rounds or seeds",
+            f"Recipe.{length}",
         )
     layers["prunable"] = layers["parameter"].isin(search.names)
     return Looked(
@@ -137,8 +137,7 @@ def memory_used(where: torch.device) -> int:
     "The most memory that was taken, in bytes: of the GPU, else of this process."
     if where.type == "cuda":
         return torch.cuda.max_memory_reserved(where)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return most_memory()
 
 
 def measured(
