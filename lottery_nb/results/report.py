@@ -25,7 +25,7 @@ from ..files import write_atomic
 from ..pruning.scopes import pattern_of
 from ..rewinding.controls import roles
 from .stats import ARM, compare, empty_parts, network_densities, results_of
-from .stats import roles_failed, seeds_text, ties_text
+from .stats import roles_failed, seeds_text, taken_parts, ties_text
 from .tables import short_rows, short_table
 from .verdict import conditions, floor_of, OPEN_TEXT, undertrained, verdict_lines
 from .plots import accuracy_plot, layer_density_plot, targets_of, transfer_curves
@@ -106,7 +106,8 @@ def warnings_of(
     if frame["seed"].nunique() == 1:
         sentences.append(SINGLE_RUN)
     said = [f"{e.says()}." for e in run.events or () if isinstance(e, FewPrunable)]
-    return [*sentences, *said, *(f"{empty}." for empty in empty_parts(frame))]
+    beside = (*empty_parts(frame), *taken_parts(frame))
+    return [*sentences, *said, *(f"{sentence}." for sentence in beside)]
 
 # %% ../../nbs/results/43_report.ipynb #5207544e
 def html_table(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ARM', 'COLUMNS', 'COMPARED_AT', 'STARTS', 'AT_RATE', 'TUNED_AT', 'TIE', 'SEEDS_TIE', 'METHODS', 'NO_YARDSTICK',
            'DIFFERENCE', 'tuned', 'roles_failed', 'failed_in', 'results_of', 'network_densities', 'empty_parts',
-           'kept_rows', 'Interval', 'student_t', 'bootstrap', 'interval', 'in_order', 'summary', 'may_differ',
-           'seeds_text', 'ties_in', 'ties_text', 'paired', 'verdict', 'keeps_start', 'yardstick', 'partners',
-           'missing_text', 'compare', 'tied', 'ranking']
+           'taken_parts', 'kept_rows', 'Interval', 'student_t', 'bootstrap', 'interval', 'in_order', 'summary',
+           'may_differ', 'seeds_text', 'ties_in', 'ties_text', 'paired', 'verdict', 'keeps_start', 'yardstick',
+           'partners', 'missing_text', 'compare', 'tied', 'ranking']
 
 # %% ../../nbs/results/35_stats.ipynb #f29430f7
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ from scipy import stats as scipy_stats
 from ..core import check_choice, check_number, density_text, deprecated, LotteryError, Registry
 from ..rewinding.points import starts, TRAINED
 from ..rewinding.controls import CONTROLS, role_of, roles, TICKET
-from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS
+from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS, TAKEN
 
 # %% ../../nbs/results/35_stats.ipynb #6e85baa4
 # which trained network a row is about
@@ -136,6 +136,22 @@ def empty_parts(
 ) -> list[str]:
     "A sentence for each ticket of which a layer, or every path, is empty."
     return list(results_of(results).attrs.get(EMPTY, ()))
+
+# %% ../../nbs/results/35_stats.ipynb #f9463d97
+def taken_parts(
+    results: Any,  # results frame, run, or a list of these
+) -> list[str]:
+    "A sentence for each run that arms were taken from: how many, and which."
+    by_run: dict[str, list[str]] = {}
+    for arm, origin in results_of(results).attrs.get(TAKEN, ()):
+        by_run.setdefault(origin, []).append(arm)
+    return [_taken_text(origin, arms) for origin, arms in by_run.items()]
+
+
+def _taken_text(origin: str, arms: list[str]) -> str:
+    "Which arms were taken from a run."
+    named = ", ".join(arms[:4]) + f" … {arms[-1]}" * (len(arms) > 4)
+    return f"taken from {origin}, not trained in this run ({len(arms)}): {named}"
 
 # %% ../../nbs/results/35_stats.ipynb #06093efd
 def kept_rows(

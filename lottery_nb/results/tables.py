@@ -16,8 +16,7 @@ from ..core import density_text
 from ..rewinding.controls import roles
 from .stats import COMPARED_AT, compare, empty_parts, in_order, network_densities
 from .stats import NO_YARDSTICK, results_of, roles_failed, SEEDS_TIE, seeds_text
-from .stats import summary, ties_text
-
+from .stats import summary, taken_parts, ties_text
 
 # %% ../../nbs/results/36_tables.ipynb #49416216
 TICKET_MINUS_DENSE = "ticket − dense"  # the role of a row that is a paired difference
@@ -190,7 +189,6 @@ def text_table(
         lines.append(f"{TICKET_MINUS_DENSE} is paired by seed; {star}")
     if known:
         lines.append(f"density: of the weights that may be pruned; {OF_NETWORK}: of all parameters")
-    notes = [*missing_lines(rows), ties_text(rows, confidence), *empty_parts(results)]
+    notes = [*missing_lines(rows), ties_text(rows, confidence), *empty_parts(results), *taken_parts(results)]
     lines += [part for note in notes if note for part in textwrap.wrap(note, width)]
     return "\n".join(lines)
-

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PLANS', 'HINTS', 'weights_in', 'write_plan', 'read_plan', 'check_kind', 'runs_home', 'run_folder', 'Run', 'info_of',
-           'status_of', 'check_begun', 'holds', 'check_folder', 'neighbours']
+           'status_of', 'check_begun', 'holds', 'check_folder', 'neighbours', 'named_runs']
 
 # %% ../../nbs/runs/32_reading.ipynb #43bee9ba
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -73,7 +74,6 @@ def write_plan(
                 write_tensors(place.input(d.pieces.fingerprint), {"vocabulary": d.pieces.tensor()}, {})
         write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
     remember(folder, plan)
-
 
 # %% ../../nbs/runs/32_reading.ipynb #8d6171cd
 def read_plan(
@@ -303,4 +303,24 @@ def neighbours(
     folder: Path,  # a run's
 ) -> list[Path]:
     "The other runs beside a run."
-    return [beside.path for beside in folders_in(folder.parent) if beside.path != folder]
+    with suppress(OSError):
+        return [beside.path for beside in folders_in(folder.parent) if beside.path != folder]
+    return []
+
+
+def named_runs(
+    places: Iterable[str | Path],  # runs, and folders with runs in them
+    folder: Path,  # of the run that takes from them, which is left out
+    lost: bool = False,  # one that is gone by now is left out with a warning, not refused
+) -> list[Path]:
+    "The runs at places that somebody named; refuses a place without any."
+    found: dict[Path, None] = {}
+    for place in map(Path, places):
+        here = [RunFolder(place)] if RunFolder(place).plan.is_file() else folders_in(place)
+        says = f"{place} holds no run to take results from: give the folder of a run, or one with runs in it"
+        if not here and not lost:
+            raise LotteryError(says, "reuse")
+        if not here:
+            warnings.warn(says, stacklevel=2)
+        found |= dict.fromkeys(run.path for run in here if run.path.absolute() != folder.absolute())
+    return list(found)
