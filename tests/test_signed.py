@@ -281,7 +281,7 @@ def test_the_shell_names_runs(tmp_path, capsys, monkeypatch):
     (tmp_path / "home" / "run" / "events.jsonl").unlink()
     shutil.rmtree(tmp_path / "home" / "run" / "arms")
     assert main(["run", "home/run", "--device", "cpu", "--quiet", "--reuse", "far/first"]) == 0
-    assert "not trained in this run (3)" in capsys.readouterr().out
+    assert "not trained in this run (3)" in " ".join(capsys.readouterr().out.split())
     assert main(["find", "--reuse", "nowhere", "--quiet"]) == 2 and "nowhere holds no run" in capsys.readouterr().err
 
 

@@ -27,6 +27,7 @@ from ..events import Event, RunStarted
 from ..files import folders_in, held, read_tensors, reading, RunFolder
 from ..files import safe_child, write_atomic, write_tensors
 from ..trust import recall, remember
+from ..functions import recall_functions, write_functions
 from ..data.texts import Vocabulary
 from ..data.domains import Domain
 from ..data.own import load_domain, save_domain
@@ -56,10 +57,11 @@ def write_plan(
     plan: Any,  # one of the kinds in PLANS
     folder: Path,  # the run's folder
 ) -> None:
-    "Write plan.json, the tickets and given weights that it names and the data that only this process has."
+    "Write plan.json, the tickets and given weights that it names, and the data and functions that only this process has."
     place = RunFolder(folder)
     place.check_parts()
     with held(folder):
+        write_functions(plan, place)
         for weights in weights_in(plan):
             if not (file := place.input(weights.content)).exists():
                 weights.save(file)
@@ -85,6 +87,7 @@ def read_plan(
         plan = from_plain(json.loads(place.plan_text(), object_hook=partial(_resolved, place)))
         if type(plan) in PLANS:
             recall(folder)
+            recall_functions(place)
             return plan
         raise LotteryError(
             f"it holds {type(plan).__name__} in {place.path}: a plan is one of {', '.join(p.__name__ for p in PLANS)}"
