@@ -27,7 +27,7 @@ from ..events import Event, RunStarted
 from ..files import folders_in, held, read_tensors, reading, RunFolder
 from ..files import safe_child, write_atomic, write_tensors
 from ..trust import recall, remember
-from ..functions import recall_functions, write_functions
+from ..functions import packed_functions, recall_functions
 from ..data.texts import Vocabulary
 from ..data.domains import Domain
 from ..data.own import load_domain, save_domain
@@ -60,8 +60,10 @@ def write_plan(
     "Write plan.json, the tickets and given weights that it names, and the data and functions that only this process has."
     place = RunFolder(folder)
     place.check_parts()
+    text, functions = json.dumps(to_plain(plan), indent=1, ensure_ascii=False), packed_functions(plan, place)
     with held(folder):
-        write_functions(plan, place)
+        for file, parts in functions.items():
+            write_tensors(file, *parts)
         for weights in weights_in(plan):
             if not (file := place.input(weights.content)).exists():
                 weights.save(file)
@@ -74,7 +76,7 @@ def write_plan(
             save_domain(replace(d, like=None, target=None), place.input(d.fingerprint))
             if d.pieces:
                 write_tensors(place.input(d.pieces.fingerprint), {"vocabulary": d.pieces.tensor()}, {})
-        write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
+        write_atomic(place.plan, text)
     remember(folder, plan)
 
 # %% ../../nbs/runs/32_reading.ipynb #8d6171cd

@@ -187,9 +187,9 @@ class Arms(Recall):
             Path
         ] = (),  # those of runs that the user named, whose finished arms are taken as they are
     ):
-        there = {path.resolve() for path in (folder, *named)}
+        there = {os.path.realpath(path) for path in (folder, *named)}
         self.folder, self.named = folder, named
-        self.others = [path for path in others if path.resolve() not in there]
+        self.others = [path for path in others if os.path.realpath(path) not in there]
         self.unsigned: dict[
             str, str
         ] = {}  # run beside this one that has wanted arms, not signed -> why, if not that
