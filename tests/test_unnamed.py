@@ -356,11 +356,12 @@ def test_a_ticket_of_a_lambda_is_transferred_and_made_elsewhere(tmp_path):
     assert alone.model(network=mlp(8))(torch.zeros(2, 1, 8, 8)).shape == (2, 5)
 
 
-def test_a_notebook_starts_a_run_of_its_own_functions_in_the_background(tmp_path):
+def test_a_notebook_starts_a_run_of_its_own_functions_in_the_background(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     cells = [
         "import torch, time\nfrom torch import nn\nimport lottery_nb as lt\nfrom tiny import plan\nSIZE = 9",
-        """class Net(nn.Module):
+        """
+        class Net(nn.Module):
             def __init__(self, n):
                 super().__init__()
                 self.a, self.b = nn.Linear(64, SIZE), nn.Linear(SIZE, n)
@@ -380,7 +381,8 @@ def test_a_notebook_starts_a_run_of_its_own_functions_in_the_background(tmp_path
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(c)) for c in cells])
     there = {"path": str(tmp_path)}
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": there}).execute()
     said = [out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ())]
     assert "done 2\n" in said and "same bits\n" in said, (said, (tmp_path / "home/run/worker.log").read_text())
