@@ -264,7 +264,7 @@ class ArmStarted(Event):
     tags: dict  # source, domain, role, start, round, density, seed
     epochs: float  # epochs that it will train, at most
     images: int  # training examples in an epoch
-    identity: str = ""  # hash of all that decides what the training gives; '' where that cannot be told (a lambda as network)
+    identity: str = ""  # hash of all that decides what the training gives; '' where that cannot be told (a network that holds an open file)
     network_density: float | None = None  # share of all parameters that its mask keeps; None: not said
 
     def sound(self) -> bool:

@@ -17,7 +17,7 @@ import torch
 
 from .code import reach_of
 from .core import CONTENT, contents_of, LotteryError, SERIALISED, Unnamed
-from .files import read_tensors, reading, RunFolder, write_tensors
+from .files import read_tensors, reading, RunFolder
 from .trust import references_in
 from .keys import is_signed, signature
 

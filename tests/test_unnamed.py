@@ -214,13 +214,24 @@ for fn in (make(2), Net, Shape(4).area, functools.partial(make, NAMES), lambda: 
 """
 
 
+MODULE = """
+BY = 2
+def helper(x):
+    return BY * x
+
+def unrelated():
+    return 1
+"""
+
+
 def in_sessions(tmp_path, *scripts):
     "What scripts print, each in a session of its own with other addresses and other orders of sets."
-    (tmp_path / "here_module.py").write_text("BY = 2\ndef helper(x):\n    return BY * x\ndef unrelated():\n    return 1\n")
+    (tmp_path / "here_module.py").write_text(MODULE)
     said = []
     for seed, script in enumerate(scripts):
         (tmp_path / f"script{seed}.py").write_text(script)
-        env = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}"}
+        paths = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(tmp_path)])
+        env = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": paths}
         words = [sys.executable, str(tmp_path / f"script{seed}.py")]
         said.append(subprocess.run(words, env=env, capture_output=True, text=True, check=True, cwd=tmp_path).stdout)
     return said
@@ -228,7 +239,8 @@ def in_sessions(tmp_path, *scripts):
 
 def test_the_same_code_is_known_again_in_another_session(tmp_path):
     moved = "# a comment\n\n\n" + SCRIPT  # other lines
-    first, second, third, other = in_sessions(tmp_path, SCRIPT, SCRIPT, moved, SCRIPT.replace("size: int = 3", "size: int = 4"))
+    changed = SCRIPT.replace("size: int = 3", "size: int = 4")
+    first, second, third, other = in_sessions(tmp_path, SCRIPT, SCRIPT, moved, changed)
     assert first == second == third and len(set(first.split())) == 5
     assert other.split()[:3] != first.split()[:3] and other.split()[4] == first.split()[4]
 
@@ -238,7 +250,7 @@ def test_an_edited_module_that_a_lambda_uses_makes_it_another(change, tmp_path, 
     monkeypatch.syspath_prepend(tmp_path)
     name = f"edited_{abs(hash(change)) % 1000}"
     file = tmp_path / f"{name}.py"
-    file.write_text("BY = 2\ndef helper(x):\n    return BY * x\n\n\ndef unrelated():\n    return 1\n")
+    file.write_text(MODULE)
     module = importlib.import_module(name)
     fn = eval("lambda x: module.helper(x)", {"module": module, "__name__": "__main__"})
     before = contents_of(fn)[0]
@@ -248,12 +260,13 @@ def test_an_edited_module_that_a_lambda_uses_makes_it_another(change, tmp_path, 
     assert contents_of(fn)[0] != before
 
 
-@pytest.mark.parametrize("held", ["file", "lock", "generator", "kernel"])
+@pytest.mark.parametrize("held", ["file", "lock", "generator", "frame"])
 def test_what_holds_a_thing_that_cannot_be_written_down_is_refused(held, tmp_path):
     import threading
 
     with open(os.devnull) as file:
-        thing = {"file": file, "lock": threading.Lock(), "generator": (i for i in "ab"), "kernel": sys._getframe()}[held]
+        things = {"file": file, "lock": threading.Lock(), "generator": (i for i in "ab"), "frame": sys._getframe()}
+        thing = things[held]
         p = small(lambda shape, n, thing=thing: mlp(8)(shape, n))
         for go in (run, start):
             refused(lambda go=go: go(p, tmp_path / "run", "cpu"), "cannot be written to a file", "move it to a module")
@@ -266,7 +279,8 @@ def test_what_holds_a_thing_that_cannot_be_written_down_is_refused(held, tmp_pat
 def test_a_plan_of_nameless_functions_goes_to_json_and_back():
     p = small(mlp(8), criterion=lambda scoring: {n: w.abs() for n, w in scoring.weights.items()})
     again = from_plain(json.loads(canonical(p)))
-    assert again.hash == p.hash == small(mlp(8), criterion=p.criterion).hash != small(mlp(9), criterion=p.criterion).hash
+    assert again.hash == p.hash == small(mlp(8), criterion=p.criterion).hash
+    assert again.hash != small(mlp(9), criterion=p.criterion).hash
     assert isinstance(again.network, Unnamed) and canonical(again) == canonical(p)
     assert "fn" not in json.loads(canonical(p))["network"]
     bad = json.loads(canonical(p))

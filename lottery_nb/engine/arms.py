@@ -266,7 +266,7 @@ def identity(
     device: torch.device,
     threads: int,  # on a CPU
 ) -> str:
-    "Hash of what decides the outcome of an arm: network with the code that it reaches, mask, start, frozen parts, data, recipe, seed, and where it is computed; '' for a network without a name."
+    "Hash of what decides the outcome of an arm: network with the code that it reaches, mask, start, frozen parts, data, recipe, seed, and where it is computed; '' for a network that holds what cannot be told."
     try:
         network = canonical(arm.network)
     except LotteryError:
