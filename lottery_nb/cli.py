@@ -349,7 +349,7 @@ def trained(plan: Any, args: argparse.Namespace, out: str | None = None) -> int:
     "Run a plan as the flags say, and show its table."
     from lottery_nb.runs.writing import run
 
-    how = (args.device, not args.quiet, args.layout, args.listen, args.executor, args.trust)
+    how = (args.device, not args.quiet, args.layout, args.listen, args.executor, args.trust, args.reuse)
     return tell(run(plan, out or args.out, *how))
 
 
@@ -581,7 +581,7 @@ def run_command(args: argparse.Namespace) -> int:
     plan, folder = read_plan(args.plan), args.out or args.plan
     if not args.background:
         return trained(plan, args, folder)
-    how = (args.device, args.layout, args.listen, args.executor, args.trust)
+    how = (args.device, args.layout, args.listen, args.executor, args.trust, args.reuse)
     return stands(start(plan, folder, *how))
 
 # %% ../nbs/65_cli.ipynb #233bc473
@@ -601,7 +601,7 @@ def resume_command(args: argparse.Namespace) -> int:
     "Take up a run in the background."
     from lottery_nb.runs.workers import resume
 
-    how = dict(listeners=args.listen, executor=args.executor, trust=args.trust)
+    how = dict(listeners=args.listen, executor=args.executor, trust=args.trust, reuse=args.reuse)
     return stands(resume(args.run, args.device, **how))
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EVENTS', 'TAGS', 'KIND', 'is_whole', 'is_number', 'is_amount', 'fits', 'Event', 'event', 'RunStarted', 'Planned',
            'WeightsGiven', 'FewPrunable', 'Layout', 'ArmStarted', 'EpochDone', 'ArmDone', 'ArmTaken', 'ArmFailed',
-           'TicketFound', 'LayersEmpty', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed', 'RunPaused', 'RunResumed',
-           'RunStopped', 'Tick', 'StateKept', 'Unknown', 'event_from']
+           'NeighboursSkipped', 'TicketFound', 'LayersEmpty', 'RoundDone', 'NotSaved', 'RunDone', 'RunFailed',
+           'RunPaused', 'RunResumed', 'RunStopped', 'Tick', 'StateKept', 'Unknown', 'event_from']
 
 # %% ../nbs/01_events.ipynb #d0711baa
 import dataclasses
@@ -264,7 +264,7 @@ class ArmStarted(Event):
     tags: dict  # source, domain, role, start, round, density, seed
     epochs: float  # epochs that it will train, at most
     images: int  # training examples in an epoch
-    identity: str = ""  # hash of all that decides what the training gives; '' where that cannot be told (a lambda as network)
+    identity: str = ""  # hash of all that decides what the training gives; '' where that cannot be told (a network that holds an open file)
     network_density: float | None = None  # share of all parameters that its mask keeps; None: not said
 
     def sound(self) -> bool:
@@ -348,14 +348,15 @@ class ArmTaken(Event):
     detail = True
     arm: str
     identity: str
+    origin: str = ""  # the run that it was trained in; '': this one
 
     def key(self) -> tuple:
         "One an arm."
         return "ArmTaken", self.arm
 
     def says(self) -> str:
-        "Which arm."
-        return f"{self.arm} is taken from disk"
+        "Which arm, and from where."
+        return f"{self.arm} is taken from {self.origin or 'disk'}"
 
 
 @event
@@ -374,6 +375,26 @@ class ArmFailed(Event):
     def says(self) -> str:
         "Why."
         return f"{self.arm} ended early: {self.reason}"
+
+# %% ../nbs/01_events.ipynb #7bd82922
+@event
+class NeighboursSkipped(Event):
+    "Runs beside this one hold arms that it wants, and the user's own key did not sign them."
+
+    notice = True
+    runs: list  # names of their folders
+    why: str = ""  # where there is no key: the reason; '' where the signatures are not this user's
+
+    def key(self) -> tuple:
+        "One a run."
+        return "NeighboursSkipped", None
+
+    def says(self) -> str:
+        "Which runs, and what to do."
+        names = ", ".join(map(str, self.runs[:3])) + " …" * (len(self.runs) > 3)
+        why = self.why or "your key did not sign them, so they may be anyone's, or of an earlier version"
+        again = f"networks that {names} has trained are trained again here ({why})"
+        return f"{again}: name a run to take its results, with reuse=[…] or --reuse"
 
 # %% ../nbs/01_events.ipynb #5ab628ee
 @event

@@ -561,6 +561,10 @@ class RunFolder(os.PathLike):
         "The file of a ticket or of data that the plan names."
         return safe_child(self.inputs, f"{content}.safetensors")
 
+    def function(self, source: str) -> Path:
+        "The file of a function without a name; '*' for all."
+        return self.inputs / f"function-{safe_child('', source.rpartition(':')[2]).name}.safetensors"
+
     def plan_text(self) -> str:
         "The text of plan.json; a `ValueError` for one that is too long to be a plan."
         raw = read_part(self.plan, MAX_PLAN + 1)

@@ -15,10 +15,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
-from .core import DAMAGE, fingerprint, LotteryError, Reference, WRITTEN
+from .core import DAMAGE, fingerprint, LotteryError, Reference, Unnamed, WRITTEN
 from .files import write_atomic
 
 # %% ../nbs/02_trust.ipynb #06fca1fe
@@ -62,15 +61,15 @@ def references_in(
     "The functions of the user's that a value names."
     if isinstance(value, Reference):
         yield value
-    elif isinstance(value, (FunctionType, type)):
-        with suppress(LotteryError):  # one without a name stays in this process
-            yield Reference.to(value)
-    elif dataclasses.is_dataclass(value):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for f in dataclasses.fields(value):
             yield from references_in(getattr(value, f.name))
     elif isinstance(value, (tuple, list, Mapping)):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from references_in(part)
+    elif callable(value) and not hasattr(value, "plain"):
+        with suppress(LotteryError):  # one that cannot be written down stays in this process
+            yield Reference.to(value)
 
 
 def check_references(
@@ -104,7 +103,8 @@ def remember(
     value: Any,  # a plan, or what else names functions
 ) -> None:
     "Note that what a value names may run for this user where it is read from that place; only what may run here is noted."
-    may = {(told.name, told.source) for told in references_in(value) if told.trusted}
+    named = (told for told in references_in(value) if not isinstance(told, Unnamed))  # those are signed
+    may = {(told.name, told.source) for told in named if told.trusted}
     if not may - _noted(place):
         return
     functions = sorted(may | _noted(place))

@@ -118,7 +118,7 @@ WINGS = {  # wing -> what it may import beside itself and the ground
     "papers": "data models pruning rewinding engine plans runs results science",
     "bench": "data models pruning rewinding engine plans runs results",
 }
-GROUND = {"code", "core", "events", "files", "trust"}
+GROUND = {"code", "core", "events", "files", "trust", "keys", "functions"}
 
 
 @pytest.mark.parametrize("wing", WINGS)

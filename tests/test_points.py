@@ -85,7 +85,8 @@ def test_other_words_are_refused_with_what_may_be_given(point):
         (f"{__name__}:last_step 2", f"give '{__name__}:last_step'"),
         (f"{__name__}:nothing 2", "holds no 'nothing'"),
         ("no_such_package:f", "cannot be imported here"),
-        (lambda length: 0, "move it to a module"),
+        (lambda length, number: 0, "give '<lambda>"),
+        (max, "has no Python source"),
     ],
 )
 def test_a_point_by_import_is_refused_as_others_are(point, says):

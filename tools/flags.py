@@ -109,11 +109,16 @@ def run_flags() -> list[dict[str, Any]]:
         "a module or package whose functions a plan, ticket or run folder from elsewhere may name, may be given "
         "again (default: those in LOTTERY_TRUST)"
     )
+    taken = (
+        "another run, or a folder of runs, whose finished networks are taken as they are, may be given again "
+        "(default: what the run's folder names; of runs beside this one, what your own key signed)"
+    )
     return [
         flag("--listen", heard, metavar="NAME", **listen),
         flag("--track", tracked, metavar="TOOL", **track),
         flag("--executor", sent, metavar="NAME", **executor),
         flag("--trust", allowed, metavar="MODULE", action="append", default=[]),
+        flag("--reuse", taken, metavar="DIR", action="append"),
     ]
 
 

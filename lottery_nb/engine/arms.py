@@ -266,7 +266,7 @@ def identity(
     device: torch.device,
     threads: int,  # on a CPU
 ) -> str:
-    "Hash of what decides the outcome of an arm: network with the code that it reaches, mask, start, frozen parts, data, recipe, seed, and where it is computed; '' for a network without a name."
+    "Hash of what decides the outcome of an arm: network with the code that it reaches, mask, start, frozen parts, data, recipe, seed, and where it is computed; '' for a network that holds what cannot be told."
     try:
         network = canonical(arm.network)
     except LotteryError:
@@ -280,7 +280,6 @@ def identity(
     where = (device.type, str(torch.__version__), shares, precision_of(arm, device), engine_of(arm))
     return fingerprint(*what, *given, *where, *rules_of(arm), *([code] if code else []))
 
-
 # %% ../../nbs/engine/22_arms.ipynb #ce4e5bad
 @dataclass(frozen=True, eq=False)
 class Saved:
@@ -290,6 +289,7 @@ class Saved:
     now: Snapshot | None = None  # where it stands; None: it has ended
     metrics: dict = field(default_factory=dict)  # of a training that has ended
     events: tuple[Event, ...] = ()  # so far
+    origin: str = ""  # the run that it was taken from; '': the one that is worked on
 
 # %% ../../nbs/engine/22_arms.ipynb #4a4eb6b9
 class Recall:

@@ -213,7 +213,7 @@ def _taken(
     "Arms that were trained before: their events again, and their results."
     results = []
     for arm, name, s in zip(arms, names, saved, strict=True):
-        yield ArmTaken(arm.name, name)
+        yield ArmTaken(arm.name, name, s.origin)
         yield from _again(arm, s.events)
         results.append(_result(Member(arm, name, s.record, None, s.metrics)))
     return results

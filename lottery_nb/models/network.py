@@ -290,7 +290,7 @@ def label_of(
 ) -> str:
     "The name as a person reads it."
     if isinstance(name, Reference):
-        return name.name.partition(":")[2]
+        return name.name.rpartition(":")[2]
     if isinstance(name, Architecture):
         return f"{name.family}:{name.name}"
     return name if isinstance(name, str) else getattr(getattr(name, "func", name), "__name__", repr(name))
@@ -316,6 +316,8 @@ def redrawn(
 class Given:
     "A network that was given as a module: a factory that copies it."
 
+    _contents = None  # what tells it from other functions, once that is known: it does not change
+
     def __init__(
         self,
         model: nn.Module,  # copied, so that what happens to it later changes nothing
@@ -338,12 +340,8 @@ class Given:
     def __call__(self, input_shape: Sequence[int], n_classes: int) -> nn.Module:
         return self.copied(self.model)
 
-    def plain(self) -> dict:
-        "Refuses to be written: a module is no plain data."
-        raise LotteryError(
-            f"{self.__name__} was given as a module, which cannot be written to a file: give a function of a module of yours that makes it, so that another process finds it",
-            "Network.name",
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return {"__name__": self.__name__, "model": self.model}
 
     def __repr__(self) -> str:
         return f"Given({self.__name__})"

@@ -20,6 +20,7 @@ from ..core import canonical, check_choice, check_number, fingerprint, from_plai
 from ..core import quietly, Reference, to_plain, Unreadable
 from ..files import read_tensors, reading, RunFolder, safe_child, write_tensors
 from ..trust import recall, remember
+from ..functions import recall_functions
 from ..data.texts import Vocabulary
 from ..models.pretrained import Architecture
 from ..models.network import Network
@@ -169,6 +170,7 @@ class Ticket:
             ticket = _checked(cls(**_unpacked(*read_tensors(path), path)))
         if isinstance(ticket.network.name, Reference):
             recall(path, RunFolder.of_ticket(path))
+            recall_functions(RunFolder.of_ticket(path))
         return ticket
 
 # %% ../../nbs/plans/27_tickets.ipynb #cdfdc721

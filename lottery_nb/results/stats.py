@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ARM', 'COLUMNS', 'COMPARED_AT', 'WITHIN', 'STARTS', 'AT_RATE', 'TUNED_AT', 'GRID', 'SEEDS_TIE', 'METHODS',
            'LEAST_DRAWN', 'LEFT_OUT', 'NOT_AT_RANDOM', 'MATCH', 'NO_YARDSTICK', 'DIFFERENCE', 'TESTS', 'roles_failed',
-           'failed_in', 'tuned', 'results_of', 'network_densities', 'empty_parts', 'kept_rows', 'Interval', 'student_t',
-           'bootstrap', 'bca', 'interval', 'in_order', 'summary', 'widened', 'may_differ', 'seeds_text', 'ties_in',
-           'ties_text', 'left_out', 'left_out_lines', 'left_out_remark', 'paired', 'verdict', 'margin_of', 'as_family',
-           'keeps_start', 'yardstick', 'partners', 'missing_text', 'compare', 'family_text', 'spread_of', 'told_text',
-           'tied', 'alike_in', 'ranking']
+           'failed_in', 'tuned', 'results_of', 'network_densities', 'empty_parts', 'taken_parts', 'kept_rows',
+           'Interval', 'student_t', 'bootstrap', 'bca', 'interval', 'in_order', 'summary', 'widened', 'may_differ',
+           'seeds_text', 'ties_in', 'ties_text', 'left_out', 'left_out_lines', 'left_out_remark', 'paired', 'verdict',
+           'margin_of', 'as_family', 'keeps_start', 'yardstick', 'partners', 'missing_text', 'compare', 'family_text',
+           'spread_of', 'told_text', 'tied', 'alike_in', 'ranking']
 
 # %% ../../nbs/results/35_stats.ipynb #f29430f7
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,8 @@ from ..plans.power import power_text
 from .families import family_size, holm, p_apart, p_inverted, p_within, TIE, wider
 from ..rewinding.points import starts, TRAINED
 from ..rewinding.controls import at_rate, CONTROLS, role_of, roles, TICKET
-from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS
+from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS, TAKEN
+
 
 # %% ../../nbs/results/35_stats.ipynb #6e85baa4
 # which trained network a row is about
@@ -197,6 +198,22 @@ def empty_parts(
 ) -> list[str]:
     "A sentence for each ticket of which a layer, or every path, is empty."
     return list(results_of(results).attrs.get(EMPTY, ()))
+
+# %% ../../nbs/results/35_stats.ipynb #f9463d97
+def taken_parts(
+    results: Any,  # results frame, run, or a list of these
+) -> list[str]:
+    "A sentence for each run that arms were taken from: how many, and which."
+    by_run: dict[str, list[str]] = {}
+    for arm, origin in results_of(results).attrs.get(TAKEN, ()):
+        by_run.setdefault(origin, []).append(arm)
+    return [_taken_text(origin, arms) for origin, arms in by_run.items()]
+
+
+def _taken_text(origin: str, arms: list[str]) -> str:
+    "Which arms were taken from a run."
+    named = ", ".join(arms[:4]) + f" … {arms[-1]}" * (len(arms) > 4)
+    return f"taken from {origin}, not trained in this run ({len(arms)}): {named}"
 
 # %% ../../nbs/results/35_stats.ipynb #06093efd
 def kept_rows(

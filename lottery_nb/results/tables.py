@@ -19,7 +19,7 @@ from ..rewinding.controls import roles
 from .stats import compare, COMPARED_AT, empty_parts, family_text, in_order
 from .stats import left_out_lines, margin_of, MATCH, network_densities
 from .stats import NO_YARDSTICK, results_of, roles_failed, seeds_text, SEEDS_TIE
-from .stats import summary, ties_text, told_text
+from .stats import summary, taken_parts, ties_text, told_text
 
 
 # %% ../../nbs/results/36_tables.ipynb #49416216
@@ -237,7 +237,8 @@ def text_table(
         lines.append(f"{TICKET_MINUS_DENSE} is paired by seed; {star}{equals}")
     if known:
         lines.append(f"density: of the weights that may be pruned; {OF_NETWORK}: of all parameters")
-    notes = [*missing_lines(rows), *table_notes(results, rows, confidence), *empty_parts(results)]
+    said = (*missing_lines(rows), *table_notes(results, rows, confidence))
+    notes = [*said, *empty_parts(results), *taken_parts(results)]
     lines += [part for note in notes if note for part in textwrap.wrap(note, width)]
     return "\n".join(lines)
 

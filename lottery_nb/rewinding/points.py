@@ -18,7 +18,7 @@ import torch
 from torch import nn, Tensor
 
 from ..core import about, check_choice, check_number, data, LotteryError
-from ..core import READING, Reference, Registry
+from ..core import READING, Reference, Registry, Unnamed
 from ..models.network import head_parameters, Network
 from ..pruning.masks import Mask
 from .snapshots import check_fit, held, load, masked, Snapshot
@@ -150,7 +150,11 @@ class RewindPoints(Registry):
         if isinstance(value, ImportedPoint) or unknown and READING.get():
             return value
         known = next((p.name for p in self.values() if p.step is value), "")
-        text = known or (Reference.to(value).name if callable(value) else value)
+        told = Reference.to(value) if callable(value) and not known else None
+        if isinstance(told, Unnamed):
+            self.read(ImportedPoint(told))
+            return ImportedPoint(told)
+        text = known or (told.name if told else value)
         record, number = self.read(text)
         return ImportedPoint(Reference.to(record.step), number) if ":" in str(text) else text
 

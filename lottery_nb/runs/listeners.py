@@ -8,10 +8,12 @@ __all__ = ['LISTENERS', 'OURS', 'Listener', 'listener_of', 'print_event', 'spell
 
 # %% ../../nbs/runs/30_listeners.ipynb #60962441
 import json
+import os
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..core import callable_of, entries_of, function_of, imported, is_allowed, LotteryError
@@ -120,10 +122,11 @@ class Audience:
 # %% ../../nbs/runs/30_listeners.ipynb #cb3e8ec3
 @dataclass(frozen=True)
 class How:
-    "What works on a run: who runs its groups of arms, and who listens."
+    "What works on a run: who runs its groups of arms, who listens, and which other runs it takes results from."
 
     executor: str | Executor = "threads"
     listeners: tuple[str | Listener, ...] = ()
+    reuse: tuple[str, ...] = ()  # runs, and folders of runs, that the user named
 
     def parts(self) -> list[tuple[Registry, Any]]:
         "Each with the registry that finds it."
@@ -132,7 +135,7 @@ class How:
     def names(self) -> "How":
         "The same by names that any process finds; what has none is left out."
         names = tuple(name for listener in self.listeners if (name := spelled(LISTENERS, listener)))
-        return How(spelled(EXECUTORS, self.executor) or "threads", names)
+        return How(spelled(EXECUTORS, self.executor) or "threads", names, self.reuse)
 
     def elsewhere(self) -> "How":
         "The same by names; refuses what another process would not find."
@@ -148,7 +151,9 @@ def write_how(how: How, folder: RunFolder) -> None:
     "Keep in a run's folder what has a name, where it is not the usual or another was kept."
     if how.names() != How() or folder.how.exists():
         names = how.names()
-        write_atomic(folder.how, json.dumps({"executor": names.executor, "listeners": list(names.listeners)}))
+        record: dict[str, Any] = {"executor": names.executor, "listeners": list(names.listeners)}
+        record |= {"reuse": list(how.reuse)} if how.reuse else {}
+        write_atomic(folder.how, json.dumps(record))
         remember(folder, tuple(function_of(registry.find(value)) for registry, value in how.parts()))
 
 # %% ../../nbs/runs/30_listeners.ipynb #1010c4de
@@ -158,26 +163,30 @@ def read_how(folder: RunFolder) -> How:
         return How()
     with reading(folder.how, "what works on a run", "remove it, or say who listens and what runs the arms"):
         record = json.loads(read_part(folder.how, 1 << 16))
-        executor, listeners = record["executor"], record["listeners"]
-        if not isinstance(listeners, list) or {type(name) for name in (executor, *listeners)} != {str}:
+        executor, lists = record["executor"], [record["listeners"], record.get("reuse", [])]
+        texts = [executor, *(name for names in lists if isinstance(names, list) for name in names)]
+        if not all(isinstance(names, list) for names in lists) or {*map(type, texts)} != {str}:
             raise TypeError("a name is a text")
-        return How(executor, tuple(listeners))
+        return How(executor, *map(tuple, lists))
 
 # %% ../../nbs/runs/30_listeners.ipynb #7b19b2bf
 def how_of(
     folder: RunFolder,
     executor: str | Executor = "auto",  # 'auto': that of the folder
     listeners: Iterable[str | Listener] | None = None,  # None: those of the folder
+    reuse: Iterable[str | Path] | None = None,  # other runs, or folders of runs; None: those of the folder
 ) -> How:
     "What works on a run: what the caller gives, else what the folder names; refuses an unknown name, and one of the folder that is not trusted."
-    kept = read_how(folder) if executor == "auto" or listeners is None else How()
+    kept = read_how(folder) if executor == "auto" or listeners is None or reuse is None else How()
     if executor == "auto":
         executor = _trusted(EXECUTORS, kept.executor, folder)
     if listeners is None:
         listeners = [_trusted(LISTENERS, name, folder) for name in kept.listeners]
     elif isinstance(listeners, str) or callable(listeners):
         listeners = (listeners,)
-    how = How(executor, tuple(listeners))
+    places = (reuse,) if isinstance(reuse, (str, Path)) else reuse or ()
+    named = kept.reuse if reuse is None else tuple(os.path.abspath(place) for place in places)
+    how = How(executor, tuple(listeners), named)
     for registry, value in how.parts():
         registry.find(value)
     return how

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'MAX_TIME', 'KEPT', 'HEAD', 'FORMS', 'FIELDS', 'EPOCH', 'HEARTBEAT', 'DEAD_AFTER', 'FOUR', 'RESULT_COLUMNS',
-           'SPLITS', 'FAILED', 'NETWORK_DENSITY', 'EMPTY', 'NOTES', 'LAYER_COLUMNS', 'Log', 'Tail', 'beating', 'Worker',
-           'worker_of', 'Epochs', 'RunState', 'Records', 'frame_of', 'results_frame', 'ends_frame', 'ends_of',
+           'SPLITS', 'FAILED', 'NETWORK_DENSITY', 'EMPTY', 'TAKEN', 'NOTES', 'LAYER_COLUMNS', 'Log', 'Tail', 'beating',
+           'Worker', 'worker_of', 'Epochs', 'RunState', 'Records', 'frame_of', 'results_frame', 'ends_frame', 'ends_of',
            'layers_frame']
 
 # %% ../../nbs/runs/31_log.ipynb #28ad2cb5
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import DAMAGE, fingerprint, LotteryError
-from ..events import ArmDone, ArmFailed, ArmStarted, EpochDone, Event, event_from
+from ..events import ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event, event_from
 from ..events import is_amount, Layout, LayersEmpty, Planned, RunDone, RunStarted, TAGS, Tick
 from ..events import TicketFound
 from ..files import open_file, read_part, RunFolder
@@ -291,6 +291,7 @@ class RunState:
         self.place: dict[str, None] = {}  # names of arms in the order of the layouts
         self.arms: dict[str, ArmStarted] = {}  # that have begun
         self.ends: dict[str, ArmDone | ArmFailed] = {}  # by arm, in the order that they ended
+        self.taken: dict[str, ArmTaken] = {}  # by arm: those that another run has trained
         self.tickets: dict[str, TicketFound] = {}
         self.empty: dict[str, LayersEmpty] = {}  # by ticket
         self.epochs: dict[str, Epochs] | None = {} if epochs else None
@@ -323,6 +324,8 @@ class RunState:
             self.empty[e.ticket] = e
         elif isinstance(e, ArmStarted):
             _begun(self, e)
+        elif isinstance(e, ArmTaken) and e.origin:
+            self.taken[e.arm] = e
         elif isinstance(e, RunDone):
             self.end = e
         elif isinstance(e, (ArmDone, ArmFailed)):
@@ -361,6 +364,8 @@ def _clocked(state: RunState, e: Event, t: float) -> None:
 
 def _begun(state: RunState, e: ArmStarted) -> None:
     "An arm begins; where it begins anew, on another device or by another engine, what it logged before no longer counts."
+    if e.arm in state.taken and state.taken[e.arm].identity != e.identity:
+        del state.taken[e.arm]  # it is trained here by now
     if e.arm in state.arms:
         _reach(state, e.arm, 0.0)
         for by_arm in (state.ends, state.counted, state.epochs or {}):
@@ -396,8 +401,8 @@ def _reach(state: RunState, name: str, epochs: float) -> None:
 # %% ../../nbs/runs/31_log.ipynb #4a31e628
 RESULT_COLUMNS = (*TAGS, "epoch", "split", "metric", "value", "arm")
 SPLITS = ("train", "validation", "test")
-FAILED, NETWORK_DENSITY, EMPTY = NOTES = ("failed", "network_density", "empty")
-"What a results frame has in its `attrs`: arms that ended early; what tickets keep of all parameters; sentences about tickets of which a part is empty."
+FAILED, NETWORK_DENSITY, EMPTY, TAKEN = NOTES = ("failed", "network_density", "empty", "taken")
+"What a results frame has in its `attrs`: arms that ended early; what tickets keep of all parameters; sentences about tickets of which a part is empty; arms that another run has trained."
 
 
 class Records(tuple):
@@ -415,7 +420,8 @@ def _with_notes(frame: pd.DataFrame, state: RunState) -> pd.DataFrame:
     ends = sorted((e for e in state.failed if _placed(state, e.arm)), key=lambda e: e.arm)
     failed = ((*_tags(state, e.arm), e.reason) for e in ends)
     empty = (e.says() for e in state.empty.values())
-    notes = {FAILED: failed, NETWORK_DENSITY: _network_densities(state), EMPTY: empty}
+    taken = ((e.arm, e.origin) for arm, e in sorted(state.taken.items()) if _placed(state, arm))
+    notes = {FAILED: failed, NETWORK_DENSITY: _network_densities(state), EMPTY: empty, TAKEN: taken}
     frame.attrs = {name: kept for name, found in notes.items() if (kept := Records(found))}
     return frame
 

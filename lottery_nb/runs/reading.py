@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PLANS', 'HINTS', 'weights_in', 'write_inputs', 'write_plan', 'read_plan', 'check_kind', 'runs_home', 'run_folder',
-           'Run', 'info_of', 'status_of', 'check_begun', 'holds', 'check_folder', 'neighbours']
+           'Run', 'info_of', 'status_of', 'check_begun', 'holds', 'check_folder', 'neighbours', 'named_runs']
 
 # %% ../../nbs/runs/32_reading.ipynb #43bee9ba
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ..events import Event, RunStarted
 from ..files import folders_in, held, read_tensors, reading, RunFolder
 from ..files import safe_child, write_atomic, write_tensors
 from ..trust import recall, remember
+from ..functions import packed_functions, recall_functions
 from ..data.texts import Vocabulary
 from ..data.domains import Domain
 from ..data.own import load_domain, save_domain
@@ -75,12 +77,15 @@ def write_plan(
     plan: Any,  # one of the kinds in PLANS
     folder: Path,  # the run's folder
 ) -> None:
-    "Write plan.json, the tickets and given weights that it names and the data that only this process has."
+    "Write plan.json, the tickets and given weights that it names, and the data and functions that only this process has."
     place = RunFolder(folder)
     place.check_parts()
+    text, functions = json.dumps(to_plain(plan), indent=1, ensure_ascii=False), packed_functions(plan, place)
     with held(folder):
+        for file, parts in functions.items():
+            write_tensors(file, *parts)
         write_inputs(plan, place)
-        write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
+        write_atomic(place.plan, text)
     remember(folder, plan)
 
 # %% ../../nbs/runs/32_reading.ipynb #8d6171cd
@@ -93,6 +98,7 @@ def read_plan(
         plan = from_plain(json.loads(place.plan_text(), object_hook=partial(_resolved, place)))
         if type(plan) in PLANS:
             recall(folder)
+            recall_functions(place)
             return plan
         raise LotteryError(
             f"it holds {type(plan).__name__} in {place.path}: a plan is one of {', '.join(p.__name__ for p in PLANS)}"
@@ -311,4 +317,24 @@ def neighbours(
     folder: Path,  # a run's
 ) -> list[Path]:
     "The other runs beside a run."
-    return [beside.path for beside in folders_in(folder.parent) if beside.path != folder]
+    with suppress(OSError):
+        return [beside.path for beside in folders_in(folder.parent) if beside.path != folder]
+    return []
+
+
+def named_runs(
+    places: Iterable[str | Path],  # runs, and folders with runs in them
+    folder: Path,  # of the run that takes from them, which is left out
+    lost: bool = False,  # one that is gone by now is left out with a warning, not refused
+) -> list[Path]:
+    "The runs at places that somebody named; refuses a place without any."
+    found: dict[Path, None] = {}
+    for place in map(Path, places):
+        here = [RunFolder(place)] if RunFolder(place).plan.is_file() else folders_in(place)
+        says = f"{place} holds no run to take results from: give the folder of a run, or one with runs in it"
+        if not here and not lost:
+            raise LotteryError(says, "reuse")
+        if not here:
+            warnings.warn(says, stacklevel=2)
+        found |= dict.fromkeys(run.path for run in here if run.path.absolute() != folder.absolute())
+    return list(found)

@@ -24,9 +24,9 @@ from ..files import folders_in, Gone, held, open_file, read_part, reading, RunFo
 from ..trust import check_references
 from ..engine.layout import check_layout
 from ..engine.executors import Executor
-from .listeners import How, how_of, Listener
+from .listeners import How, how_of, Listener, write_how
 from .log import beating, Log, RunState, Tail, Worker, worker_of
-from .reading import check_begun, check_folder, neighbours, read_plan
+from .reading import check_begun, check_folder, named_runs, neighbours, read_plan
 from .reading import Run, run_folder, runs_home, write_plan
 from .writing import failure, locked, record, steer
 
@@ -151,6 +151,7 @@ def start(
     | None = None,  # as `run` takes them, named: another process finds them
     executor: str | Executor = "auto",  # as `run` takes it, likewise
     trust: Iterable[str] = (),  # as `run` takes it
+    reuse: Iterable[str | Path] | None = None,  # likewise
 ) -> Run:
     "Start a plan in a process of its own, or take it up again; refuses a folder of another plan and a run that a process works on. A finished run is only read."
     folder = run_folder(plan) if out is None else Path(out)
@@ -158,11 +159,14 @@ def start(
     check_layout(layout)
     check_folder(plan, folder)
     check_begun(plan, folder)
-    how_of(RunFolder(folder), executor, listeners).elsewhere()  # refused before anything is written
+    how = how_of(
+        RunFolder(folder), executor, listeners, reuse
+    ).elsewhere()  # refused before anything is written
+    named_runs(how.reuse, folder, lost=reuse is None)
     check_references(plan)
     if not RunFolder(folder).plan.exists():
         write_plan(plan, folder)
-    found = resume(folder, device, layout, listeners, executor)
+    found = resume(folder, device, layout, listeners, executor, reuse=reuse)
     check_folder(plan, folder)  # another process may have been faster
     return found
 
@@ -174,6 +178,7 @@ def resume(
     listeners: Iterable[str | Listener] | None = None,  # as `start` takes them; None: those of the folder
     executor: str | Executor = "auto",  # likewise
     trust: Iterable[str] = (),  # as `run` takes it
+    reuse: Iterable[str | Path] | None = None,  # likewise; None: those of the folder
 ) -> Run:
     "Take up a run in a process of its own: let a paused one go on, start a new process for one that was stopped, failed or interrupted."
     allow(*trust)
@@ -186,8 +191,11 @@ def resume(
             return found
         raise Busy(_held(found))
     check_begun(None, found.path)
-    how = how_of(found.folder, executor, listeners).elsewhere()
+    how = how_of(found.folder, executor, listeners, reuse).elsewhere()
+    named_runs(how.reuse, found.path, lost=reuse is None)
     check_references(read_plan(found.path))
+    if reuse is not None:
+        write_how(how, found.folder)  # where the worker finds it
     before = found.stand.starts, found.stand.count
     _wait_for(_spawn(found.folder, device, str(layout), how), found, *before)
     return found

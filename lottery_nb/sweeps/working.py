@@ -69,8 +69,11 @@ def _trained(sweep: Sweep, lease: Lease) -> str:
     if Run(folder).whole:
         return "done"
     last: Event | None = None
-    plan, beside = read_plan(folder), _beside(sweep, lease.name)
-    with closing(record(plan, folder, settings.device, beside, settings.layout, follow=False)) as events:
+    plan, how = (
+        read_plan(folder),
+        dict(layout=settings.layout, reuse=_beside(sweep, lease.name), follow=False),
+    )
+    with closing(record(plan, folder, settings.device, **how)) as events:
         for e in events:
             last = e
             if lease.gone:

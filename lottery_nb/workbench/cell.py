@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..core import LotteryError, quietly, Reference, Registry
+from ..core import LotteryError, quietly, Reference, Registry, Unnamed
 from ..files import folders_in
+from ..trust import references_in
 from ..models.zoo import NETWORKS
 from ..pruning.schedules import Schedule, SCHEDULES
 from ..pruning.criteria import CRITERIA
@@ -31,6 +32,9 @@ def code_of(
     value: Any,  # a plan or a part of it
 ) -> str:
     "Python that makes the value; refuses what has no such text (own data, functions)."
+    plan = isinstance(value, (FindPlan, TransferPlan))
+    if not plan and any(isinstance(part, Unnamed) for part in references_in(value)):
+        raise LotteryError(f"{value} holds a function without a name: read the plan from its folder")
     if isinstance(value, Schedule):
         return value.code
     if isinstance(value, (FindPlan, TransferPlan, Recipe)):

@@ -21,7 +21,7 @@ from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, Union
 
-from ..core import about, check_choice, LotteryError, names_of, NotFound, Reference
+from ..core import about, check_choice, LotteryError, names_of, NotFound, Reference, Unnamed
 from ..data.domains import domain
 from ..pruning.schedules import Schedule, schedule_parameters, SCHEDULES
 from ..rewinding.points import point_parts, POINTS
@@ -143,7 +143,7 @@ def name_in(
     place: str,  # the field
 ) -> str:
     "The name that a form holds for a value; refuses data of one's own and functions that have none."
-    if isinstance(value, (str, Reference)):
+    if isinstance(value, (str, Reference)) and not isinstance(value, Unnamed):
         return str(value)
     raise LotteryError(f"{place}={value!r}: a form holds names only, so change this plan in Python", place)
 
@@ -269,6 +269,7 @@ def schedule_fields(schedule: Schedule) -> dict[str, Any]:
     "The fields of the form for a schedule; one of a kind that has no name stands there as a call."
     first = {"kind": FindPlan().schedule.kind, **schedule_values(), "written": ""}
     if isinstance(schedule.kind, Reference):
+        name_in(schedule.kind, "FindPlan.schedule")
         return first | {"written": schedule_call(schedule)}
     numbers = {number_field(name): n for name, n in numbers_of(schedule).items()}
     return first | {"kind": schedule.kind} | numbers
