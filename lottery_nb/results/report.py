@@ -25,8 +25,8 @@ from ..files import write_atomic
 from ..pruning.scopes import pattern_of
 from ..rewinding.controls import roles, TICKET, TUNED_TICKET
 from .stats import ARM, compare, empty_parts, network_densities, results_of
-from .stats import roles_failed, seeds_text, taken_parts, ties_text
-from .tables import short_rows, short_table, table_notes, table_of
+from .stats import roles_failed, seeds_text, taken_parts
+from .tables import short_rows, table_notes, table_of
 from .verdict import conditions, floor_of, OPEN_TEXT, undertrained, verdict_lines
 from .plots import accuracy_plot, layer_density_plot, targets_of, transfer_curves
 from .plots import transfer_plot
