@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_LINK', 'NO_WAIT', 'RELATIVE', 'HELD', 'KINDS', 'SCHEMA', 'MIGRATIONS', 'BROKEN', 'MAX_HEADER', 'UNPACK',
-           'LEAST_ROOM', 'TIMES', 'XZ_MEMORY', 'MAX_PLAN', 'Gone', 'Held', 'held', 'open_file', 'read_part', 'remove',
-           'write_atomic', 'safe_child', 'checksum', 'write_tensors', 'reading', 'read_tensors', 'is_sound', 'room_for',
-           'check_room', 'Counted', 'Xz', 'open_unpacked', 'RunFolder', 'folders_in']
+           'LEAST_ROOM', 'TIMES', 'XZ_MEMORY', 'PACKED', 'MAX_PLAN', 'Gone', 'Held', 'held', 'open_file', 'read_part',
+           'remove', 'write_atomic', 'safe_child', 'checksum', 'write_tensors', 'reading', 'read_tensors', 'is_sound',
+           'room_for', 'check_room', 'Counted', 'Xz', 'open_unpacked', 'RunFolder', 'folders_in']
 
 # %% ../nbs/02_files.ipynb #e175d99a
 import bz2
@@ -18,6 +18,7 @@ import lzma
 import os
 import secrets
 import stat
+import struct
 import threading
 import zipfile
 import zlib
@@ -205,7 +206,7 @@ def write_atomic(
         fresh, target = str(folder / temporary.name), str(folder / path.name)
         try:
             with open(temporary, "xb", opener=_opener(temporary, fresh, within, NO_LINK)) as f:
-                f.write(content.encode() if isinstance(content, str) else content)
+                f.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(fresh, target, src_dir_fd=within, dst_dir_fd=within)
@@ -411,6 +412,18 @@ def check_room(
         )
 
 # %% ../nbs/02_files.ipynb #58201b00
+PACKED = (*BROKEN, lzma.LZMAError, zipfile.BadZipFile, struct.error)
+"What a damaged packed file raises."
+
+
+def _cut_off(name: str, error: Exception) -> LotteryError:
+    "The refusal of a packed file that is damaged."
+    says = " ".join(str(error).split())[:120] or type(error).__name__
+    return LotteryError(
+        f"{name} cannot be unpacked ({says}): it is damaged, cut off or locked, use a fresh copy"
+    )
+
+
 class Counted(io.RawIOBase):
     "A stream that ends in a refusal where a packed file comes to more than it has room for, or is damaged."
 
@@ -430,10 +443,8 @@ class Counted(io.RawIOBase):
         "Unpack some more."
         try:
             part = self.inner.read(len(buffer))
-        except (*BROKEN, lzma.LZMAError, zipfile.BadZipFile) as e:
-            raise LotteryError(
-                f"{self.name} cannot be unpacked ({' '.join(str(e).split())[:120] or type(e).__name__}): it is damaged or cut off, use a fresh copy"
-            ) from None
+        except PACKED as e:
+            raise _cut_off(self.name, e) from None
         self.count += len(part)
         check_room(self.name, self.size, self.count)
         buffer[: len(part)] = part
@@ -477,16 +488,13 @@ def _zipped(file: BinaryIO, name: str) -> Any:
     try:
         archive = zipfile.ZipFile(file)
         inside = [part for part in archive.infolist() if not part.is_dir()]
-        if len(inside) != 1:
-            raise LotteryError(
-                f"{name} holds {len(inside)} files: give an archive with one, or unpack it first"
-            )
-        check_room(name, os.fstat(file.fileno()).st_size, inside[0].file_size)
-        return archive.open(inside[0])
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as e:
-        raise LotteryError(
-            f"{name} cannot be unpacked ({str(e)[:120]}): it is damaged, or locked; use a fresh copy"
-        ) from None
+        opened = archive.open(inside[0]) if len(inside) == 1 else None
+    except PACKED as e:
+        raise _cut_off(name, e) from None
+    if opened is None:
+        raise LotteryError(f"{name} holds {len(inside)} files: give an archive with one, or unpack it first")
+    check_room(name, os.fstat(file.fileno()).st_size, inside[0].file_size)
+    return opened
 
 # %% ../nbs/02_files.ipynb #72f2cf0c
 def open_unpacked(

@@ -177,7 +177,7 @@ def test_epochs_that_come_twice_or_out_of_order_are_ordered():
     draw, epochs, last = random.Random(3), Epochs(), {}
     for _ in range(300):
         e = EpochDone("a", draw.randrange(60), 1, 0.1, draw.random(), 0.5, draw.random(), 0.5, 0.1)
-        epochs.add(e)
+        epochs.add(e.epoch, (e.train_accuracy, e.train_loss, e.validation_accuracy, e.validation_loss))
         last[e.epoch] = e.train_loss
     assert epochs.at.tolist() == sorted(last)
     assert epochs.values[1::4].tolist() == [last[epoch] for epoch in sorted(last)]
@@ -239,7 +239,7 @@ def test_an_epoch_as_we_write_it_is_what_its_json_says():
         names = ("lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
         record |= {n: draw.choice(odd if draw.random() < 0.05 else [0.25, 1e-7, 3.5]) for n in names}
         line = (json.dumps(record, separators=(",", ":"), ensure_ascii=draw.random() < 0.5) + "\n").encode()
-        pair = Tail("")._pair(line)
+        pair = Tail("").pair(line)
         quick += bool(found := runs_log.EPOCH.fullmatch(line))
         e = event_from(line)
         sound = runs_log.is_amount(record["t"]) and record["t"] < 9e9 and e.sound()

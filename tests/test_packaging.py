@@ -42,6 +42,7 @@ SHIPPED = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "CITATION.cff",
     "lottery_nb",
 ]

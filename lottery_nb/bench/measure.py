@@ -455,10 +455,10 @@ def matmul_peak(
 
 
 def flops_of(network: Network, batch: int = 8) -> float:
-    "Floating-point operations for one picture, forward and backward, of the dense network."
-    model = network.build(0)
+    "Floating-point operations for one picture or text, forward and backward, of the dense network."
+    model, reads = network.build(0), torch.int64 if network.vocabulary else torch.float32
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(batch, *network.input_shape)).sum().backward()
+        model(torch.ones(batch, *network.input_shape, dtype=reads)).sum().backward()
     return counter.get_total_flops() / batch
 
 # %% ../../nbs/bench/61_measure.ipynb #0d29ac11
@@ -477,8 +477,8 @@ def speed(
     job: Mapping[str, Any],
 ) -> float:
     "Pictures a second in training, validation (2 % of the pictures) included: two epochs' worth of time between a long and a short training, after one to warm up."
-    device = torch.device(job["device"])
-    short, short, long = (clocked(device, partial(train, arms(n), device)) for n in (1, 1, 3))
+    device, how = torch.device(job["device"]), {"layout": job.get("layout", "auto")}
+    short, short, long = (clocked(device, partial(train, arms(n), device, **how)) for n in (1, 1, 3))
     one = arms(1)
     return 2 * len(one) * len(one[0].domain.train.y) / max(long - short, 1e-9)
 

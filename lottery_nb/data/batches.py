@@ -96,6 +96,12 @@ def split_positions(
     held = stratified(raw.y, validation, "validation") if raw.held_out is None else raw.held_out
     wanted = torch.isin(raw.y, torch.tensor(labels))
     train, val = ((wanted & side).nonzero().flatten() for side in (~held, held))
+    if lost := [raw.classes[c] for c in labels if not (raw.y[train] == c).any()]:
+        raise LotteryError(
+            f"all {what} of class {lost[0]!r} of {where} validate: leave some of each class to train on"
+        )
+    if not len(val):
+        raise LotteryError(f"no {what} of {where} validate: set some apart, or pick other classes")
     if limit is None:
         return train, val
     if not 2 * len(labels) <= limit <= len(train) + len(val):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHIFTS', 'written', 'check_name', 'invert', 'blur', 'rotate', 'banded', 'noise', 'domains_like', 'Reading',
-           'parse_reading', 'parse_shift', 'DomainName', 'parse_name', 'pick_classes']
+           'parse_reading', 'check_shift', 'parse_shift', 'DomainName', 'parse_name', 'pick_classes']
 
 # %% ../../nbs/data/07_names.ipynb #c5e70a98
 import inspect
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import check_number, DATA, generator, LotteryError, Registry, to_plain
+from ..core import check_number, DATA, generator, LotteryError, READING, Registry, to_plain
 from .texts import LENGTH, PIECES
 from .batches import as_levels, by_parts
 from .builtin import DOMAINS
@@ -37,7 +37,7 @@ def check_name(
     raise LotteryError(f"domain name {name!r}: use letters, digits, '_', '-' and '.', at most 80 of them")
 
 # %% ../../nbs/data/07_names.ipynb #5984146d
-SHIFTS = Registry("shift")
+SHIFTS = Registry("shift", imports=False)
 "Name -> `(pictures uint8 [N, C, H, W], ids int64 [N], numbers …) -> uint8 [N, C, H, W]` (float32 to float32 where they have more than 256 levels); the numbers have defaults."
 
 
@@ -123,27 +123,53 @@ class Reading:
     length: int = LENGTH  # pieces of a text that are read
     domains: tuple[str, ...] = ()  # names, or patterns such as 'amazon-*', that it is made of; none: its own
 
+    def __post_init__(self):
+        said = str(self)
+        check_number(self.pieces, f"the pieces in '{said}'", 16, 1_000_000, whole=True)
+        check_number(self.length, f"the length in '{said}'", 1, 1_000_000, whole=True)
+        if odd := [name for name in self.domains if ":" in name]:
+            raise LotteryError(f"{odd[0]!r} in '{said}' is found by import: give a domain that has a name")
+
     def __str__(self) -> str:
         return f"~bpe({','.join(map(str, (self.pieces, self.length, *self.domains)))})"
 
 # %% ../../nbs/data/07_names.ipynb #c513f115
+def _whole(digits: str) -> int:
+    "The number that digits say; one that is longer than any count is as good as another."
+    return int(digits[:30])
+
+
 def parse_reading(
     text: str,  # what stands behind '~': bpe(pieces, length, domain, …); all but bpe may be left out
 ) -> Reading:
     "How texts are read, taken apart; `LotteryError` when its form, a number or a domain is wrong."
     m = re.fullmatch(r"\s*bpe\s*(?:\(([^()]*)\))?\s*", text)
     items = [item.strip() for item in (m[1] or "").split(",") if item.strip()] if m else []
-    numbers = [int(item) for item in items if item.isdecimal()]
+    numbers = [_whole(item) for item in items if item.isdecimal()]
     if not m or len(numbers) > 2 or any(item.isdecimal() for item in items[len(numbers) :]):
         raise LotteryError(
             f"'~{text}' cannot be read: write ~bpe(pieces, length, domain, …), such as '~bpe(8000,250,amazon-*)'"
         )
     pieces, length = (*numbers, *(PIECES, LENGTH)[len(numbers) :])
     read = Reading(pieces, length, tuple(items[len(numbers) :]))
-    check_number(read.pieces, f"the pieces in '~{text}'", 16, 1_000_000)
-    check_number(read.length, f"the length in '~{text}'", 1, 1_000_000)
     domains_like(read.domains)
     return read
+
+# %% ../../nbs/data/07_names.ipynb #693cedbc
+def check_shift(
+    name: str,  # in `SHIFTS`
+    numbers: tuple[float, ...],
+) -> None:
+    "Refuse an unknown shift and bad numbers, which are tried on a small black picture. In a file that is read, a shift that nothing here has registered is left to who uses it."
+    if name not in SHIFTS and READING.get() and isinstance(name, str):
+        return
+    shift = SHIFTS[name]
+    known = list(inspect.signature(shift).parameters)[2:]
+    if len(numbers) > len(known):
+        raise LotteryError(
+            f"shift {name!r} has {len(numbers)} numbers and takes {f'({known[0]})' if known else 'none'}"
+        )
+    shift(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), *numbers)
 
 # %% ../../nbs/data/07_names.ipynb #b0bc9805
 def parse_shift(
@@ -155,17 +181,11 @@ def parse_shift(
         raise LotteryError(
             f"shift {text!r} cannot be read: write its name, and numbers in brackets such as 'blur(1)'"
         )
-    shift, given = SHIFTS[m[1]], m[2].split(",") if m[2] else []
     try:
-        numbers = tuple(float(v) for v in given)
+        numbers = tuple(float(v) for v in m[2].split(",")) if m[2] else ()
     except ValueError:
         raise LotteryError(f"shift {text!r}: {m[2]!r} is not a number") from None
-    known = list(inspect.signature(shift).parameters)[2:]
-    if len(numbers) > len(known):
-        raise LotteryError(
-            f"shift {text!r} has {len(numbers)} numbers and takes {f'({known[0]})' if known else 'none'}"
-        )
-    shift(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), *numbers)
+    check_shift(m[1], numbers)
     return m[1], numbers
 
 # %% ../../nbs/data/07_names.ipynb #facd75ec
@@ -179,6 +199,13 @@ class DomainName:
     shifts: tuple[tuple[str, tuple[float, ...]], ...] = ()  # names in `SHIFTS`, each with its numbers
     limit: int | None = None  # training pictures or texts, validation included; None: all
     reading: Reading | None = None  # how texts are read; None: as `Reading()` says
+
+    def __post_init__(self):  # it may come from a file, and is looked up when data are read
+        check_name(self.base)
+        if self.limit is not None:
+            check_number(self.limit, f"the limit of domain {self.base}", 1, whole=True)
+        for shift, numbers in self.shifts:
+            check_shift(shift, numbers)
 
     def plain(self) -> dict:
         "The name as plain data for a plan."
@@ -209,12 +236,12 @@ def parse_name(
             f"classes [{classes}] in domain {text!r}: write a range such as 0-4 or names with commas between them"
         )
     if limit is not None:
-        check_number(int(limit), f"the limit in domain {text!r}", 1, whole=True)
+        check_number(_whole(limit), f"the limit in domain {text!r}", 1, whole=True)
     return DomainName(
         base=check_name(base),
         classes=tuple(c.strip() for c in (classes or "").split(",") if c),
         shifts=tuple(parse_shift(s.strip()) for s in shifts.split("+")[1:]),
-        limit=int(limit) if limit else None,
+        limit=_whole(limit) if limit else None,
         reading=parse_reading(reading) if tilde else None,
     )
 
@@ -226,7 +253,7 @@ def pick_classes(
 ) -> tuple[int, ...]:
     "The labels that are wanted, in the order in which they were asked for: names first, else positions, and ranges of positions."
     out: list[int] = []
-    known = Registry(f"class in {where}")
+    known = Registry(f"class in {where}", imports=False)
     known.update({c: i for i, c in enumerate(classes)})
     for item in wanted or classes:
         span = re.fullmatch(r"(\d+)-(\d+)", item)
@@ -235,11 +262,12 @@ def pick_classes(
         elif not span and not item.isdecimal():
             out.append(known[item])
         else:
-            out.extend(range(int(span[1]), int(span[2]) + 1) if span else [int(item)])
-        if not out or max(out) >= len(classes):
-            raise LotteryError(
-                f"class {item!r} in {where}: the {len(classes)} classes are numbered 0 to {len(classes) - 1}"
-            )
+            first, last = map(_whole, span.groups() if span else (item, item))
+            if not first <= last < len(classes):
+                raise LotteryError(
+                    f"class {item!r:.80} in {where}: the {len(classes)} classes are numbered 0 to {len(classes) - 1}"
+                )
+            out.extend(range(first, last + 1))
     if len(set(out)) < max(len(out), 2):
         raise LotteryError(f"classes {', '.join(wanted)} in {where}: pick two or more different ones")
     return tuple(out)

@@ -8,6 +8,7 @@ __all__ = ['WRAPPED', 'unwrapped', 'read_weights', 'check_finite', 'content_of_w
 
 # %% ../../nbs/models/11a_weights.ipynb #5006a763
 import pickle
+import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,7 +21,7 @@ import torch
 from torch import nn, Tensor
 
 from ..core import check_choice, fingerprint, LotteryError
-from ..files import read_tensors, reading, write_tensors
+from ..files import check_room, read_tensors, reading, write_tensors
 
 # %% ../../nbs/models/11a_weights.ipynb #66ea468c
 WRAPPED = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep a state_dict
@@ -55,11 +56,14 @@ def read_weights(
         if start[8:] == b"{":
             return safetensors.torch.load_file(path)
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, ImportError, AssertionError, struct.error):
             raise LotteryError(
                 "it is damaged, or holds more than tensors, which could run code: write model.state_dict() with torch.save or safetensors"
             ) from None
+        tensors = unwrapped(found).values()  # of which each may be a small part of the file, many times over
+        check_room(path.name, path.stat().st_size, sum(t.numel() * t.element_size() for t in tensors))
+        return found
 
 # %% ../../nbs/models/11a_weights.ipynb #42dc8418
 def check_finite(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHUNK', 'MAX_TIME', 'KEPT', 'HEAD', 'FORMS', 'FIELDS', 'EPOCH', 'HEARTBEAT', 'DEAD_AFTER', 'FOUR', 'RESULT_COLUMNS',
            'SPLITS', 'FAILED', 'NETWORK_DENSITY', 'EMPTY', 'TAKEN', 'NOTES', 'LAYER_COLUMNS', 'Log', 'Tail', 'beating',
-           'Worker', 'worker_of', 'Epochs', 'RunState', 'Records', 'frame_of', 'results_frame', 'ends_frame', 'ends_of',
-           'layers_frame']
+           'Worker', 'worker_of', 'Epochs', 'RunState', 'feed', 'Records', 'frame_of', 'results_frame', 'ends_frame',
+           'ends_of', 'layers_frame']
 
 # %% ../../nbs/runs/31_log.ipynb #28ad2cb5
 import itertools
@@ -120,8 +120,8 @@ class Tail:
         self.skipped, self.damaged = 0, []  # type: int, list[tuple[int, bytes]]
         self.without, self.only = (frozenset(name.encode() for name in names) for names in (without, only))
 
-    def stream(self) -> Iterator[tuple[float, Event]]:
-        "(time, event) for each whole line since the last one; an unfinished last line is left for the next call."
+    def left(self) -> Iterator[bytes]:
+        "Each whole line since the last one that is not passed over; an unfinished last line is left for the next call."
         if not self.path.exists():
             return
         with open_file(self.path, buffering=1 << 20) as f:
@@ -131,8 +131,12 @@ class Tail:
                 if not whole and len(line) < CHUNK:
                     return
                 self.at, self.lines = self.at + len(line), self.lines + whole
-                if whole and not self._passed(line) and (pair := self._pair(line)):
-                    yield pair
+                if whole and not self._passed(line):
+                    yield line
+
+    def stream(self) -> Iterator[tuple[float, Event]]:
+        "(time, event) for each of these lines; one that is no event is skipped, and counted."
+        return (pair for line in self.left() if (pair := self.pair(line)))
 
     def new(self) -> list[tuple[float, Event]]:
         "All that `stream` gives."
@@ -144,7 +148,8 @@ class Tail:
             return False
         return head[1] in self.without or bool(self.only) and head[1] not in self.only
 
-    def _pair(self, line: bytes) -> tuple[float, Event] | None:
+    def pair(self, line: bytes) -> tuple[float, Event] | None:
+        "Time and event of a line; None for one that is no event, which is kept aside."
         if not line.strip():
             return None
         with suppress(*DAMAGE):
@@ -254,18 +259,21 @@ class Epochs:
     def __len__(self) -> int:
         return len(self.at)
 
-    def add(self, e: EpochDone) -> None:
+    def add(
+        self,
+        epoch: int,
+        four: tuple[float, float, float, float],  # in the order of FOUR
+    ) -> None:
         "One more; an epoch that is trained again counts as it was the last time."
-        four = array("d", (e.train_accuracy, e.train_loss, e.validation_accuracy, e.validation_loss))
-        if not self.at or e.epoch > self.at[-1]:
-            self.at.append(e.epoch)
+        if not self.at or epoch > self.at[-1]:
+            self.at.append(epoch)
             self.values.extend(four)
             return
-        place = bisect_left(self.at, e.epoch)
-        there = self.at[place] == e.epoch
+        place = bisect_left(self.at, epoch)
+        there = self.at[place] == epoch
         if not there:
-            self.at.insert(place, e.epoch)
-        self.values[4 * place : 4 * (place + there)] = four
+            self.at.insert(place, epoch)
+        self.values[4 * place : 4 * (place + there)] = array("d", four)
 
     def only(self, epoch: int | None) -> "Epochs":
         "That epoch alone, if it is there; None: the last one."
@@ -311,7 +319,10 @@ class RunState:
         "One more event, which came at `t` (seconds since 1970)."
         if e.word:
             _clocked(self, e, t)
-        if isinstance(e, (Tick, EpochDone)):
+        if isinstance(e, EpochDone):
+            four = e.train_accuracy, e.train_loss, e.validation_accuracy, e.validation_loss
+            _measured(self, e.arm, e.epoch, four)
+        elif isinstance(e, Tick):
             _trained(self, e)
         elif isinstance(e, Planned):
             self.planned = e
@@ -373,22 +384,22 @@ def _begun(state: RunState, e: ArmStarted) -> None:
     state.arms[e.arm] = e
 
 # %% ../../nbs/runs/31_log.ipynb #0cbfb31f
-def _trained(state: RunState, e: Tick | EpochDone) -> None:
-    "An arm goes on. Epochs are counted as they are logged: those of the log are counted from the start of the schedule, where a rewound arm did not begin."
-    arm, before = state.arms.get(e.arm), state.reached.get(e.arm, 0.0)
-    if isinstance(e, EpochDone):
-        state.counted[e.arm] = state.counted.get(e.arm, 0) + 1
-        if state.epochs is not None:
-            if e.arm not in state.epochs:
-                state.epochs[e.arm] = Epochs()
-            state.epochs[e.arm].add(e)
-    if arm is None:
-        return
-    if isinstance(e, EpochDone):
-        epochs = arm.epochs * state.counted[e.arm] / max(1, math.ceil(arm.epochs))
-    else:
-        epochs = e.epoch - e.epochs + arm.epochs
-    _reach(state, e.arm, max(before, epochs))
+def _measured(state: RunState, name: str, epoch: int, four: tuple[float, float, float, float]) -> None:
+    "An arm ended an epoch. Epochs are counted as they are logged: those of the log are counted from the start of the schedule, where a rewound arm did not begin."
+    state.counted[name] = counted = state.counted.get(name, 0) + 1
+    if state.epochs is not None:
+        if name not in state.epochs:
+            state.epochs[name] = Epochs()
+        state.epochs[name].add(epoch, four)
+    if arm := state.arms.get(name):
+        epochs = arm.epochs * counted / max(1, math.ceil(arm.epochs))
+        _reach(state, name, max(state.reached.get(name, 0.0), epochs))
+
+
+def _trained(state: RunState, e: Tick) -> None:
+    "An arm goes on."
+    if arm := state.arms.get(e.arm):
+        _reach(state, e.arm, max(state.reached.get(e.arm, 0.0), e.epoch - e.epochs + arm.epochs))
 
 
 def _reach(state: RunState, name: str, epochs: float) -> None:
@@ -397,6 +408,38 @@ def _reach(state: RunState, name: str, epochs: float) -> None:
         epochs = min(epochs, arm.epochs)
         state.images += arm.images * (epochs - state.reached.get(name, 0.0))
         state.reached[name] = epochs
+
+# %% ../../nbs/runs/31_log.ipynb #e6d25567
+def _taken_in(state: RunState, found: re.Match[bytes]) -> bool:
+    "Take the end of an epoch, as we write it, into a state; False for a line that is no event."
+    t, name, epoch, train_loss, train_accuracy, loss, accuracy = found.group(1, 2, 3, 6, 7, 8, 9)
+    try:
+        arm, seconds = name.decode(), float(t)
+    except UnicodeDecodeError:
+        return False
+    if seconds >= MAX_TIME:
+        return False
+    four = float(train_accuracy), float(train_loss), float(accuracy), float(loss)
+    _measured(state, arm, int(epoch), four)
+    state.last, state.count = seconds, state.count + 1
+    state.first = seconds if state.first is None else state.first
+    return True
+
+
+def feed(
+    state: RunState,
+    tail: Tail,  # of its log
+) -> RunState:
+    "The state, with what its log has gained."
+    epoch = None  # where that came last of all
+    for line in tail.left():
+        found = EPOCH.fullmatch(line)
+        if found and _taken_in(state, found):
+            epoch = found
+        elif pair := tail.pair(line):
+            epoch = state.add(pair[1], pair[0])
+    state.heard = _epoch_in(epoch)[1] if epoch else state.heard
+    return state
 
 # %% ../../nbs/runs/31_log.ipynb #4a31e628
 RESULT_COLUMNS = (*TAGS, "epoch", "split", "metric", "value", "arm")

@@ -35,7 +35,7 @@ from ..models.weights import Weights
 from ..plans.tickets import is_whole, Ticket
 from ..plans.find import find_tickets, FindPlan
 from ..plans.transfer import transfer, TransferPlan
-from .log import frame_of, layers_frame, RunState, Tail
+from .log import feed, frame_of, layers_frame, RunState, Tail
 
 # %% ../../nbs/runs/32_reading.ipynb #7d46b2a5
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {
@@ -181,12 +181,12 @@ class Run:
     @property
     def state(self) -> RunState:
         "What its events so far come to."
-        return _fed(self._state, self._tail)
+        return feed(self._state, self._tail)
 
     @property
     def stand(self) -> RunState:
-        "The same without epochs, which are most of a log and are passed over."
-        return _fed(self._stand, self._short)
+        "The same without epochs, which are most of a log and are passed over; all of it where it was read already."
+        return self.state if self._state.count else feed(self._stand, self._short)
 
     @property
     def damaged(self) -> list[tuple[int, bytes]]:
@@ -240,13 +240,6 @@ class Run:
         return f"Run({self.path.name}: {self.status}, {len(self.stand.done)} of {planned} arms trained)"
 
 # %% ../../nbs/runs/32_reading.ipynb #0ef1927a
-def _fed(state: RunState, tail: Tail) -> RunState:
-    "A state with what its log has gained."
-    for t, e in tail.stream():
-        state.add(e, t)
-    return state
-
-
 def info_of(state: RunState) -> dict[str, Any]:
     "What ran, where, when and for how long; empty for a run that no process has begun."
     if (first := state.started) is None:

@@ -305,7 +305,7 @@ def _lines(log: Path, at: int) -> list[tuple[float, Event]]:
         f.seek(at)
         if at:
             f.readline()
-        return [pair for line in f.read(ENDS).splitlines() if (pair := Tail(log)._pair(line))]
+        return [pair for line in f.read(ENDS).splitlines() if (pair := Tail(log).pair(line))]
 
 # %% ../../nbs/runs/34_workers.ipynb #93d994c2
 def runs(
