@@ -17,7 +17,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 import struct
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
