@@ -724,7 +724,7 @@ PAPERS = {
 SCALE = flag(
     "--scale",
     "smoke: minutes, to see that it runs; cpu: smaller networks and fewer data; "
-    "full: the paper's own, for a GPU (default %(default)s)",
+    "gpu: the paper's networks, a seed in some minutes of a GPU; full: the paper's own (default %(default)s)",
     default="smoke",
 )
 

@@ -479,8 +479,8 @@ def speed(
     job: Mapping[str, Any],
 ) -> float:
     "Pictures a second in training, validation (2 % of the pictures) included: two epochs' worth of time between a long and a short training, after one to warm up."
-    device = torch.device(job["device"])
-    short, short, long = (clocked(device, partial(train, arms(n), device)) for n in (1, 1, 3))
+    device, how = torch.device(job["device"]), {"layout": job.get("layout", "auto")}
+    short, short, long = (clocked(device, partial(train, arms(n), device, **how)) for n in (1, 1, 3))
     one = arms(1)
     return 2 * len(one) * len(one[0].domain.train.y) / max(long - short, 1e-9)
 

@@ -7,13 +7,12 @@ __all__ = ['CURVE', 'matches_down_to', 'transition', 'speed', 'speed_plot']
 
 # %% ../../nbs/results/39_landmarks.ipynb #f161cc61
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from ..core import check_choice, check_number, density_text, LotteryError
+from ..core import check_choice, check_number, density_text, Later, LotteryError
 from ..rewinding.controls import role_of
 from lottery_nb.results.stats import (
     ARM,
@@ -33,6 +32,11 @@ from lottery_nb.results.stats import (
 )
 from .verdict import MARGIN
 from .style import density_axis, series_of, styled, text_of
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+else:
+    go = Later("plotly.graph_objects")  # who only measures has none
 
 # %% ../../nbs/results/39_landmarks.ipynb #1c197b33
 CURVE = COMPARED_AT[:-1]  # what is the same along a curve: source, domain and start
@@ -207,7 +211,7 @@ def _speed_line(
     role: str,
     label: str,  # in the legend
     dash: str,  # of the line
-) -> go.Scatter:
+) -> "go.Scatter":
     "Epochs against density; a marker is open where not all seeds are there."
     look, shape = role_of(role), role_of(role).marker.removesuffix("-open")
     open_or_full = (s["reached"] < s["n"]).map({True: "-open", False: ""})
@@ -226,7 +230,7 @@ def _speed_line(
 # %% ../../nbs/results/39_landmarks.ipynb #ee7580cb
 def _speed_lines(
     here: pd.DataFrame,  # of `speed`, one domain
-) -> Iterator[go.Scatter]:
+) -> "Iterator[go.Scatter]":
     "A line for each series that has points; the dense network's runs along the whole axis."
     for role, start, label, dash in series_of(here):
         s = here[(here["role"] == role) & (here["start"] == start) & here["reached"].gt(0)]
@@ -241,7 +245,7 @@ def speed_plot(
     results: Any,  # results frame, run, or a list of these
     domain: str | None = None,  # where there are several
     short: float = MARGIN,  # accuracy, 0..1, that may be missing
-) -> go.Figure:
+) -> "go.Figure":
     "Epochs to the dense network's accuracy against density; points where not all seeds reach it are open."
     table = speed(results, short)
     domain = domain or table["domain"].iloc[0]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_PARAMETERS', 'MAX_EXAMPLES', 'WARN_EXAMPLES', 'MEASURE', 'refuse_huge', 'Looked', 'looked_at', 'Cost', 'cost_key',
-           'rate_of', 'memory_used', 'measured', 'measure', 'Gpu', 'gpus', 'read_gpu', 'device_choices']
+           'rate_of', 'memory_used', 'measured', 'measure', 'Gpu', 'gpus', 'read_gpu', 'device_choices', 'gpu_use',
+           'worker_use']
 
 # %% ../../nbs/workbench/47_cost.ipynb #27431aef
 import dataclasses
@@ -20,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from ..core import about, device_name, LotteryError, pick_device
@@ -28,6 +30,7 @@ from ..events import ArmStarted, EpochDone, Event, Tick
 from ..data.domains import domain
 from ..models.network import Network, summary
 from ..plans.find import FindPlan, Search
+from ..runs.log import Worker, worker_of
 from ..runs.reading import PLANS, write_plan
 from ..runs.workers import surroundings
 
@@ -225,3 +228,28 @@ def device_choices() -> tuple[tuple[str, str], ...]:
     there = [(f"{g.name}, {g.total:.0f} GiB" if g.total else g.name, f"cuda:{g.index}") for g in gpus()]
     first = there[0][0] if there else device_name(pick_device("cpu"))
     return (f"automatic ({first})", "auto"), *there, (device_name(pick_device("cpu")), "cpu")
+
+# %% ../../nbs/workbench/47_cost.ipynb #95c0aa0d
+def gpu_use(index: int) -> str:
+    "Memory and use of a GPU; '' where its driver does not tell."
+    gpu = next((g for g in gpus() if g.index == index), None)
+    if gpu is None or gpu.used is None or not gpu.total:
+        return ""
+    busy = "" if gpu.busy is None else f", {gpu.busy:.0%} busy"
+    return f"{gpu.name}: {gpu.used:.1f} of {gpu.total:.0f} GiB{busy}"
+
+
+def worker_use(
+    folder: Path,  # a run's
+    device: str,  # that it trains on: 'cpu', 'cuda:0'
+) -> str:
+    "Memory and use of the worker's GPU, or of its process where it has none; '' where it cannot be seen from here."
+    if device.startswith("cuda") and (use := gpu_use(int(device.partition(":")[2] or 0))):
+        return use
+    try:
+        worker = worker_of(folder) or Worker(0)
+        process = psutil.Process(worker.pid if worker.lives else -1)
+        memory, busy = process.memory_info().rss / 2**30, process.cpu_percent(0.2)
+    except (OSError, ValueError, psutil.Error):
+        return ""
+    return f"worker: {memory:.1f} GiB, {busy:.0f} % of a core"
