@@ -457,10 +457,10 @@ def matmul_peak(
 
 
 def flops_of(network: Network, batch: int = 8) -> float:
-    "Floating-point operations for one picture, forward and backward, of the dense network."
-    model = network.build(0)
+    "Floating-point operations for one picture or text, forward and backward, of the dense network."
+    model, reads = network.build(0), torch.int64 if network.vocabulary else torch.float32
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(batch, *network.input_shape)).sum().backward()
+        model(torch.ones(batch, *network.input_shape, dtype=reads)).sum().backward()
     return counter.get_total_flops() / batch
 
 # %% ../../nbs/bench/61_measure.ipynb #0d29ac11
