@@ -198,7 +198,9 @@ def test_a_gpu_is_told_by_its_name_and_memory():
 def test_evaluation_on_a_gpu_agrees_with_the_cpu():
     arm = some_arm(recipe=Recipe(precision="fp64", batch_size=32))
     scores = [
-        evaluate(Trainer([replace(arm, domain=domain(arm.domain.name).to(where))], torch.device(where)), split)
+        evaluate(
+            Trainer([replace(arm, domain=domain(arm.domain.name).to(where))], torch.device(where)), split
+        )
         for where in ("cpu", "cuda")
         for split in [domain(arm.domain.name).to(where).validation]
     ]

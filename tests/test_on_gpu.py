@@ -12,14 +12,26 @@ from pathlib import Path
 import numpy as np
 import gpu_phases
 import on_gpu
+import pandas as pd
 import pytest
 import torch
+from test_packaging import DRAWS, DRAWS_NOTHING, MODULES
 
 from lottery_nb.data.builtin import load_fashion_mnist
 from lottery_nb.data.domains import domain
 
 ROOT = Path(on_gpu.__file__).parents[1]
-BLOCKED = ("plotly", "ipywidgets", "anywidget", "jupyterlab", "IPython", "nbdev", "fastcore", "fasterai", "kaleido")
+BLOCKED = (
+    "plotly",
+    "ipywidgets",
+    "anywidget",
+    "jupyterlab",
+    "IPython",
+    "nbdev",
+    "fastcore",
+    "fasterai",
+    "kaleido",
+)
 HOOK = f"""
 import sys
 
@@ -51,6 +63,35 @@ def test_the_hook_blocks(bare):
     assert done.returncode and "it is blocked" in done.stderr
 
 
+TRAINS = """
+import importlib, json, sys
+for name in MODULES:
+    importlib.import_module(f"lottery_nb.{name}")
+from lottery_nb.engine.recipes import Recipe
+from lottery_nb.plans.find import FindPlan
+from lottery_nb.pruning.schedules import geometric
+from lottery_nb.runs.writing import run
+
+how = dict(schedule=geometric(0.5, 1), recipe=Recipe(epochs=1, batch_size=32), seeds=1, controls=("reinit",))
+found = run(FindPlan("digits@200", width=0.1, **how), "run", "cpu", show=False)
+found.frame.to_parquet("results.parquet")
+found.frame.to_json("results.json", orient="records")
+assert not {name.split(".")[0] for name in sys.modules} & set(BLOCKED)
+"""
+
+
+def test_everything_below_the_figures_imports_trains_and_writes(bare, tmp_path):
+    below = [name for name in MODULES if name.split(".")[0] not in DRAWS or name in DRAWS_NOTHING]
+    code = TRAINS.replace("MODULES", repr(below)).replace("BLOCKED", repr(BLOCKED))
+    done = command("-c", code, env=bare, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_parquet(tmp_path / "results.parquet")
+    assert len(frame) == len(json.loads((tmp_path / "results.json").read_text())) > 0
+    assert {"results.stats", "papers.sparse_transfer", "workbench.cost", "bench.race", "runs.workers"} <= set(
+        below
+    )
+
+
 def test_it_all_runs_at_toy_size_where_nothing_draws(bare, tmp_path):
     out = tmp_path / "out"
     done = command(ROOT / "tools/on_gpu.py", "--rehearse", "--out", out, env=bare, cwd=tmp_path)
@@ -78,7 +119,9 @@ def test_it_all_runs_at_toy_size_where_nothing_draws(bare, tmp_path):
 def test_without_a_gpu_it_says_so(tmp_path, capsys):
     assert on_gpu.main(["--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "'cuda' is not on this machine" in said and not (tmp_path / "out").exists()
+    assert (
+        said.count("\n") == 1 and "'cuda' is not on this machine" in said and not (tmp_path / "out").exists()
+    )
 
 
 # --- where it stops, and goes on ---
@@ -138,13 +181,18 @@ def test_results_that_were_taken_along_count(faked, tmp_path):
         ("raise RuntimeError('out of luck')", "RuntimeError: out of luck"),
         ("import os; os.kill(os.getpid(), 9)", "status -9"),
         ("sys.exit(3)", "status 3"),
-        ("result['pieces']['x'] = {'failed': 'no'}; json.dump(result, open(job['result'], 'w'))", "x: see there"),
+        (
+            "result['pieces']['x'] = {'failed': 'no'}; json.dump(result, open(job['result'], 'w'))",
+            "x: see there",
+        ),
     ],
 )
 def test_what_fails_is_told_and_the_next_phase_begins(code, why, faked, tmp_path, capsys):
     assert faked(a=0, code=f"if job['phase'] == 'one':\n    {code}") == 1
     known = on_gpu.read(tmp_path / "out")
-    assert known["one"]["state"] == "failed" and why in known["one"]["why"] and known["two"]["state"] == "done"
+    assert (
+        known["one"]["state"] == "failed" and why in known["one"]["why"] and known["two"]["state"] == "done"
+    )
     assert "one: failed" in capsys.readouterr().out
     assert faked(a=0) == 0 and "failed" not in on_gpu.read(tmp_path / "out")["one"]["pieces"].get("x", {})
 
@@ -219,7 +267,9 @@ def test_the_data_fit_and_are_found(tmp_path, monkeypatch, capsys):
 def test_without_data_nothing_is_packed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LOTTERY_DATA", str(tmp_path))
     assert on_gpu.main(["--pack", str(tmp_path / "new")]) == 2 and "LOTTERY_DATA" in capsys.readouterr().err
-    assert on_gpu.main(["--store", str(tmp_path)]) == 2 and "no results of this tool" in capsys.readouterr().err
+    assert (
+        on_gpu.main(["--store", str(tmp_path)]) == 2 and "no results of this tool" in capsys.readouterr().err
+    )
 
 
 # --- claims that can fail ---

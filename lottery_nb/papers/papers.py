@@ -92,7 +92,7 @@ class Paper:
         "Its identity but for the seeds: results of one design add up."
         return seeded(self, (0,)).hash
 
-
+# %% ../../nbs/papers/58_papers.ipynb #ee341912
 def seeded(
     paper: Paper,
     seeds: int | tuple[int, ...],  # how many, or which
@@ -247,7 +247,7 @@ def read_kept(
             raise ValueError("it does not hold what it should")
     return Kept(about, frame)
 
-
+# %% ../../nbs/papers/58_papers.ipynb #88e30504
 def kept(
     name: str,  # of the paper
     scale: str,  # one of `SCALES`
