@@ -117,7 +117,7 @@ def _moved(plan: FindPlan, move: Move) -> Iterator[int]:
         roles = trained_from(controls, start)
         yield rounds + sum((1 if c.whole else rounds) * (1 + more * c.rated) for c in roles)
 
-
+# %% ../../nbs/papers/58_papers.ipynb #42685afe
 def budget(paper: Paper) -> pd.DataFrame:
     "What each search and move trains, at most: run, domains, networks, epochs of each (or steps)."
     rows = [(n, (p.source,), _searched(p), p.recipe) for n, p in paper.finds.items()]
@@ -208,21 +208,6 @@ class Kept:
             scale=self.about["scale"],
         )
 
-# %% ../../nbs/papers/58_papers.ipynb #c54a830f
-def _check_done(paper: Paper, done: Mapping[str, Run]) -> None:
-    "Refuse runs that are not those of the paper's plan, or not done."
-    if odd := {*paper.finds, *paper.moves} ^ set(done):
-        raise LotteryError(
-            f"the runs of {paper.name} are not those of its plan: {sorted(odd)[0]!r} is on one side only"
-        )
-    if odd := {n for n, plan in paper.finds.items() if done[n].info.get("plan_hash") != plan.hash}:
-        raise LotteryError(
-            f"run {sorted(odd)[0]!r} is of another plan than the paper's: run the paper in a folder of its own"
-        )
-    for name, r in done.items():
-        if r.status != "done":
-            raise LotteryError(f"run {name!r} of the paper is {r.status}: run it to its end first")
-
 # %% ../../nbs/papers/58_papers.ipynb #7783fa00
 ABOUT = {"paper", "scale", "note", "hash", "table", "runs"}
 
@@ -307,6 +292,21 @@ def merge_kept(
     found = read_kept(Path(path))
     there = safe_child(folder, f"{found.about['paper']}-{found.about['scale']}.json")
     return _write(merged(read_kept(there), found) if there.exists() else found, there)
+
+# %% ../../nbs/papers/58_papers.ipynb #c54a830f
+def _check_done(paper: Paper, done: Mapping[str, Run]) -> None:
+    "Refuse runs that are not those of the paper's plan, or not done."
+    if odd := {*paper.finds, *paper.moves} ^ set(done):
+        raise LotteryError(
+            f"the runs of {paper.name} are not those of its plan: {sorted(odd)[0]!r} is on one side only"
+        )
+    if odd := {n for n, plan in paper.finds.items() if done[n].info.get("plan_hash") != plan.hash}:
+        raise LotteryError(
+            f"run {sorted(odd)[0]!r} is of another plan than the paper's: run the paper in a folder of its own"
+        )
+    for name, r in done.items():
+        if r.status != "done":
+            raise LotteryError(f"run {name!r} of the paper is {r.status}: run it to its end first")
 
 # %% ../../nbs/papers/58_papers.ipynb #dc15790f
 def keep(
