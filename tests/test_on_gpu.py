@@ -106,7 +106,7 @@ def test_it_all_runs_at_toy_size_where_nothing_draws(bare, tmp_path):
     for result in known.values():
         assert result["state"] == "done" and result["pieces"] and result["machine"]["versions"]["torch"]
     assert known["parity"]["pieces"]["ResNet-20"]["largest difference"] == 0  # the CPU against itself
-    assert known["fair"]["pieces"]["fair test"]["arms"] == 2 * (1 + 2 * 4)
+    assert known["fair"]["pieces"]["fair test"]["arms"] == 2 * (1 + 2 * 5)
     again = command(ROOT / "tools/on_gpu.py", "--rehearse", "--out", out, env=bare, cwd=tmp_path)
     assert again.stdout.count("done before") == len(on_gpu.PHASES)  # nothing is measured twice
     on_gpu.store(out, tmp_path / "root")
