@@ -29,6 +29,14 @@ def pytest_configure(config):
         "markers",
         "data: needs the real data in the folders of LOTTERY_DATA; `pytest -m data` runs these alone",
     )
+    config.addinivalue_line("markers", "gpu: needs a CUDA device; `pytest -m gpu` runs these alone")
+
+
+def has_gpu():
+    """Whether torch finds a CUDA device; asked only where a test wants one."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def pytest_collection_modifyitems(items):
@@ -38,3 +46,6 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(
                     pytest.mark.skip(reason="LOTTERY_DATA is unset: it names the folders of the real data")
                 )
+    if (wanting := [item for item in items if item.get_closest_marker("gpu")]) and not has_gpu():
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))

@@ -21,8 +21,11 @@ from nbdev.process import NBProcessor
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lottery_nb"
-DRAWS = ("results", "workbench", "papers", "cli")  # all else must run where there is no plotly and no widget
-DRAWS_NOTHING = ("results.stats", "results.tables", "results.verdict", "results.words")
+DRAWS = ("results", "workbench", "cli")  # all else must run where there is no plotly and no widget
+DRAWS_NOTHING = (
+    *(f"results.{room}" for room in ("stats", "tables", "verdict", "style", "landmarks", "words")),
+    "workbench.cost",
+)
 NOT_ON_A_BARE_MACHINE = [
     "plotly",
     "anywidget",

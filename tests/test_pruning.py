@@ -147,7 +147,7 @@ def test_equal_to_torch_where_there_are_no_ties():
         assert ours == Mask({f"{i}.weight": m.weight_mask.bool() for i, m in enumerate(theirs)})
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_gives_the_same_masks_with_deterministic_algorithms():
     scores = {"a": (torch.rand(100_000) * 1000).floor(), "b": torch.rand(50, 30)}
     here = prune(scores, Mask.dense(scores), 0.2)

@@ -47,14 +47,21 @@ from .layout import _possible, _threads, arrange
 from .executors import Executor, executor_of
 
 # %% ../../nbs/engine/26_training.ipynb #3e09b3ed
+def _ahead(tensor: Tensor, device: torch.device) -> Tensor:
+    "The tensor on the device; to a GPU it is sent from pinned memory, so that nobody waits for it."
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def _batches(t: Trainer, last: int) -> Iterator[tuple[Tensor, Tensor]]:
     "Inputs [arms × n, …] and labels [arms, n] of each step up to `last`; arms with the same seed see the same pictures."
     epoch, seeds, split = t.step // t.per_epoch, list(dict.fromkeys(a.seed for a in t.arms)), t.domain.train
     n, size = len(split.y), min(t.recipe.batch_size, len(split.y))
-    order = torch.stack([epoch_order(n, seed, epoch) for seed in seeds]).to(t.device)
+    order = _ahead(torch.stack([epoch_order(n, seed, epoch) for seed in seeds]), t.device)
     drawn = [epoch_draws(n, seed, epoch, t.recipe.augment) for seed in seeds] if t.recipe.augment else [{}]
-    draws = {k: torch.stack([d[k] for d in drawn]).to(t.device) for k in drawn[0]}
-    rows = torch.tensor([seeds.index(a.seed) for a in t.arms], device=t.device)
+    draws = {k: _ahead(torch.stack([d[k] for d in drawn]), t.device) for k in drawn[0]}
+    rows = _ahead(torch.tensor([seeds.index(a.seed) for a in t.arms]), t.device)
     while t.step < last:
         first = t.step % t.per_epoch * size
         here = slice(first, first + size)

@@ -10,16 +10,20 @@ __all__ = ['SERIES', 'WITH_BANDS', 'DASHES', 'SUBTITLE_WIDTH', 'UNWANTED', 'LEGE
 
 # %% ../../nbs/results/38_style.ipynb #a6a17270
 from html import escape
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from ..core import density_text
+from ..core import density_text, Later
 from ..rewinding.points import starts
 from ..rewinding.controls import Role, role_of, roles
 from .stats import in_order, widened
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+else:
+    go = Later("plotly.graph_objects")  # who only measures has none
 
 # %% ../../nbs/results/38_style.ipynb #d1e6a671
 SERIES = (  # colours of what is no role: runs, domains, layers
@@ -85,11 +89,11 @@ LEGEND_BELOW = dict(
 
 
 def styled(
-    fig: go.Figure,  # changed in place
+    fig: "go.Figure",  # changed in place
     title: str,  # what is shown
     subtitle: str,  # split, interval, seeds
     height: int = 440,  # pixels
-) -> go.Figure:
+) -> "go.Figure":
     "The figure with the package's fonts, margins and a legend below the axes; a long subtitle in several lines."
     subtitle = broken(subtitle)
     fig.update_xaxes(title_font_size=13).update_yaxes(title_font_size=13)
@@ -138,7 +142,7 @@ def series_of(
 def refusal(
     title: str,  # what would have been shown
     why: str,  # the sentence in place of it
-) -> go.Figure:
+) -> "go.Figure":
     "A figure without data that says why."
     fig = styled(go.Figure(), title, "no curves are drawn below the floor that the plan states", 260)
     fig.add_annotation(
@@ -243,7 +247,7 @@ def band(
     high: pd.Series,  # upper ends
     colour: str,  # '#RRGGBB' or 'rgb(…)'
     group: str,  # legend entry to go with
-) -> go.Scatter:
+) -> "go.Scatter":
     "An interval as a closed, faint area without hover or legend entry of its own."
     return go.Scatter(
         x=[*x, *list(x)[::-1]],
@@ -287,7 +291,7 @@ def line_of(
     scale: float,  # 100 for shares
     dash: str,  # of the line
     bars: dict | None,  # error bars, as Plotly wants them
-) -> go.Scatter:
+) -> "go.Scatter":
     "The means of a series against density, with hover text."
     look, wide = role_of(role), role in WITH_BANDS
     return go.Scatter(
@@ -336,7 +340,7 @@ def _placed(
 def curves(
     rows: pd.DataFrame,  # as `summary` gives them, of one domain
     metric: str,  # 'accuracy' or 'loss'
-) -> list[go.Scatter]:
+) -> "list[go.Scatter]":
     "Traces of a metric against density: intervals as bands for dense and tickets, as bars for the rest, tickets on top; single runs say so."
     scale, series = (100 if metric == "accuracy" else 1), series_of(rows)
     ends = [10**end for end in density_axis(rows["density"])["range"]]

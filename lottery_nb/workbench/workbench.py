@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABLE', 'ACTIONS', 'BEAT', 'ASLEEP', 'PUMPING', 'TABS', 'TITLES', 'STARTING', 'NO_WIDGETS', 'reason_of', 'error_html',
-           'Trouble', 'trouble_of', 'gpu_use', 'worker_use', 'standing', 'Bar', 'Pump', 'View', 'newest', 'open_first',
-           'show_run', 'at_work', 'look', 'due', 'show_standing', 'offer_runs', 'act', 'Workbench']
+           'Trouble', 'trouble_of', 'standing', 'Bar', 'Pump', 'View', 'newest', 'open_first', 'show_run', 'at_work',
+           'look', 'due', 'show_standing', 'offer_runs', 'act', 'Workbench']
 
 # %% ../../nbs/workbench/57_workbench.ipynb #289a4735
 import contextvars
@@ -21,19 +21,17 @@ from typing import Any
 
 import ipywidgets as w
 import pandas as pd
-import psutil
 
 # %% ../../nbs/workbench/57_workbench.ipynb #97a20ad1
 from ..core import LotteryError
 from ..events import RunFailed
 from ..files import read_part, RunFolder
-from ..runs.log import Worker, worker_of
 from ..plans.transfer import TransferPlan
 from ..runs.reading import Run, run_folder, runs_home
 from ..runs.workers import pause, resume, runs, start, stop
 from ..results.report import time_text
 from .live import Live
-from .cost import gpus
+from .cost import worker_use
 from .fields import button
 from .follow import Follower, progress_of
 from .jobs import Jobs, WorkbenchLike
@@ -96,31 +94,6 @@ def trouble_of(f: Follower) -> RunFailed | LotteryError | None:
         return None
     text = read_part(printed, 4000, end=True).decode(errors="replace")
     return RunFailed("the worker ended before its run began", text) if text else None
-
-# %% ../../nbs/workbench/57_workbench.ipynb #14c9efd8
-def gpu_use(index: int) -> str:
-    "Memory and use of a GPU; '' where its driver does not tell."
-    gpu = next((g for g in gpus() if g.index == index), None)
-    if gpu is None or gpu.used is None or not gpu.total:
-        return ""
-    busy = "" if gpu.busy is None else f", {gpu.busy:.0%} busy"
-    return f"{gpu.name}: {gpu.used:.1f} of {gpu.total:.0f} GiB{busy}"
-
-
-def worker_use(
-    folder: Path,  # a run's
-    device: str,  # that it trains on: 'cpu', 'cuda:0'
-) -> str:
-    "Memory and use of the worker's GPU, or of its process where it has none; '' where it cannot be seen from here."
-    if device.startswith("cuda") and (use := gpu_use(int(device.partition(":")[2] or 0))):
-        return use
-    try:
-        worker = worker_of(folder) or Worker(0)
-        process = psutil.Process(worker.pid if worker.lives else -1)
-        memory, busy = process.memory_info().rss / 2**30, process.cpu_percent(0.2)
-    except (OSError, ValueError, psutil.Error):
-        return ""
-    return f"worker: {memory:.1f} GiB, {busy:.0f} % of a core"
 
 # %% ../../nbs/workbench/57_workbench.ipynb #66debecf
 def standing(
