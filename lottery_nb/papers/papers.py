@@ -327,33 +327,6 @@ def merge_kept(
     there = safe_child(folder, f"{found.about['paper']}-{found.about['scale']}.json")
     return _write(merged(read_kept(there), found) if there.exists() else found, there)
 
-# %% ../../nbs/papers/58_papers.ipynb #082ea89d
-def kept(
-    name: str,  # of the paper
-    scale: str,  # 'smoke', 'cpu' or 'full'
-    folder: str | Path = RESULTS,
-) -> Kept:
-    "The kept results of a paper; refuses one that has none here."
-    check_choice(scale, SCALES, "scale")
-    path = safe_child(folder, f"{name}-{scale}.json")
-    if not path.exists():
-        raise LotteryError(
-            f"there are no kept results of {name} at scale {scale} in {path.parent}: run `lottery paper {name} --scale {scale} --keep`"
-        )
-    advice = f"use a fresh copy of it and of {path.stem}.csv.gz, or run the paper again with --keep"
-    with reading(path, "kept results", advice):
-        about = json.loads(path.read_text())
-        with open_unpacked(path.with_suffix(".csv.gz")) as f:
-            text = f.read().decode()
-        frame = read_csv(io.StringIO(text))
-        whole = set(about) == {"paper", "scale", "note", "hash", "table", "runs"} and set(frame) == {
-            "run",
-            *COLUMNS,
-        }
-        if not whole or about["table"] != fingerprint(text) or set(frame["run"]) != set(about["runs"]):
-            raise ValueError("it does not hold what it should")
-    return Kept(about, frame)
-
 # %% ../../nbs/papers/58_papers.ipynb #d17039fe
 def stamped(
     fig: "go.Figure",
