@@ -21,7 +21,7 @@ from scipy import stats as scipy_stats
 from ..core import check_choice, check_number, density_text, deprecated, LotteryError, Registry
 from ..rewinding.points import starts, TRAINED
 from ..rewinding.controls import CONTROLS, role_of, roles, TICKET
-from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS
+from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS, TO_COME
 
 # %% ../../nbs/results/35_stats.ipynb #6e85baa4
 # which trained network a row is about
@@ -160,7 +160,7 @@ def kept_rows(
         raise LotteryError(
             f"{split} {metric} of {row.role} on {row.domain} with seed {row.seed} is {row.value}: leave that arm out"
         )
-    rows.attrs[FAILED] = failed_in(whole)
+    rows.attrs[FAILED], rows.attrs[TO_COME] = failed_in(whole), whole.attrs.get(TO_COME, Records())
     return rows
 
 # %% ../../nbs/results/35_stats.ipynb #92b96d2d
@@ -449,6 +449,8 @@ def missing_text(
         seeds = len({one["seed"] for one in failed})
         why = str(failed[0]["why"]).partition(": ")[0]
         return f"{name} failed in {seeds} seed{'s' * (seeds > 1)}: {why}"
+    if to_come := sum(rows.attrs.get(TO_COME, ())):
+        return f"{name} is not there yet: {to_come} network{'s are' if to_come > 1 else ' is'} still training or waiting"
     there = partners(rows, arm, against)["seed"].unique()
     if len(there):
         return f"{name} has other seeds only: {', '.join(map(str, sorted(there)))}"

@@ -33,7 +33,7 @@ from ..models.weights import Weights
 from ..plans.tickets import is_whole, Ticket
 from ..plans.find import find_tickets, FindPlan
 from ..plans.transfer import transfer, TransferPlan
-from .log import frame_of, layers_frame, RunState, Tail
+from .log import as_it_stands, frame_of, layers_frame, RunState, Tail
 
 # %% ../../nbs/runs/32_reading.ipynb #7d46b2a5
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {
@@ -73,7 +73,6 @@ def write_plan(
                 write_tensors(place.input(d.pieces.fingerprint), {"vocabulary": d.pieces.tensor()}, {})
         write_atomic(place.plan, json.dumps(to_plain(plan), indent=1, ensure_ascii=False))
     remember(folder, plan)
-
 
 # %% ../../nbs/runs/32_reading.ipynb #8d6171cd
 def read_plan(
@@ -182,12 +181,12 @@ class Run:
     @property
     def kept(self) -> pd.DataFrame:
         "Tidy results at the epoch that each arm keeps, or at its last one so far."
-        return frame_of(self.state, kept=True)
+        return as_it_stands(frame_of(self.state, kept=True), self.status)
 
     @property
     def frame(self) -> pd.DataFrame:
         "Tidy results."
-        return frame_of(self.state)
+        return as_it_stands(frame_of(self.state), self.status)
 
     @property
     def layers(self) -> pd.DataFrame:
