@@ -223,6 +223,8 @@ PLAIN = [case for case in CASES if "norm" not in case and "resnet18" not in case
 @pytest.mark.parametrize("criterion", ["magnitude", "snip"])
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.partition("(")[0])
 def test_masks_are_those_of_scores_by_hand(case, criterion):
+    if criterion == "snip" and "VisionTransformer" in case:
+        pytest.skip("its head begins as zeros: see the last test")
     network, there = made(case)
     recipe = Recipe(lr=0.01, epochs=1, batch_size=20)
     fields = dict(schedule=one_shot(0.4), seeds=1, controls=(), recipe=recipe, score_at="start")
@@ -447,3 +449,36 @@ def test_blocks_do_not_reach_from_one_group_into_the_next(layer, says):
     with pytest.raises(LotteryError, match=f"'1.weight' {says}") as refused:
         next(find_tickets(plan, "cpu"))
     assert refused.value.place == "FindPlan.scope"
+
+
+class Headless(nn.Module):
+    "A head of zeros, through which no gradient reaches the rest."
+
+    def __init__(self, n):
+        super().__init__()
+        self.fc, self.out = nn.Linear(64, 16), nn.Linear(16, n)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x):
+        return self.out(self.fc(x.flatten(1)).relu())
+
+
+def headless(shape, n):
+    return Headless(n)
+
+
+@pytest.mark.parametrize(
+    "criterion", ["snip", "gradient", lambda s: {n: w * 0 for n, w in s.weights.items()}]
+)
+@pytest.mark.parametrize("case", ["torchvision", "own"])
+def test_scores_that_are_all_zero_are_refused(case, criterion):
+    network, there = made(NAMES[2][1]) if case == "torchvision" else (headless, PICTURES)
+    fields = dict(
+        seeds=1, controls=(), schedule=one_shot(0.5), recipe=Recipe(lr=0.05, epochs=1, batch_size=20)
+    )
+    plan = FindPlan(there, network, criterion=criterion, score_at="start", **fields)
+    with pytest.raises(LotteryError, match="gives every weight the score 0") as refused:
+        next(find_tickets(plan, "cpu"))
+    assert refused.value.place == "FindPlan.criterion"
+    if isinstance(criterion, str):
+        assert next(find_tickets(replace(plan, score_at="trained"), "cpu"))

@@ -691,6 +691,14 @@ def _round_arms(search: Search, s: _Seed, r: int) -> list[Arm]:
         *again,
     ]
 
+# %% ../../nbs/plans/28_find.ipynb #237ae405
+def _check_told_apart(scores: Mapping[str, Any]) -> None:
+    "Refuse scores that are all 0, among which only the order of the weights would choose."
+    if scores and all(isinstance(s, Tensor) and not s.any() for s in scores.values()):
+        raise LotteryError(
+            "it gives every weight the score 0, as gradients behind a head of zeros are: score at another point (score_at='trained'), or use another criterion"
+        )
+
 # %% ../../nbs/plans/28_find.ipynb #507e56d5
 def _ours(entry: Any) -> bool:
     "Whether an entry of a registry is one of this package."
@@ -719,6 +727,7 @@ def _try_scores(search: Search, s: _Seed, device: torch.device) -> None:
             )
         if odd := [n for n, s in scores.items() if isinstance(s, torch.Tensor) and s.is_complex()]:
             raise LotteryError(f"the scores of {odd[0]!r} are complex, which have no order: give their size")
+        _check_told_apart(scores)
         place = "FindPlan.scope"
         own = {names[n]: density for n, density in _own_densities(search, 1).items()}
         prune(scores, scoring.mask, plan.schedule.density(1), scope=search.scope, layer_densities=own)
