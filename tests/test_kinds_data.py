@@ -724,3 +724,46 @@ def test_deep_pictures_are_shifted_adapted_and_trained_as_bytes_are():
     plan = FindPlan(d, network="lenet-300-100", width=0.1, schedule=geometric(0.5, 1), recipe=recipe, seeds=1)
     done = [e for e in find_tickets(plan, "cpu") if type(e).__name__ == "ArmDone"]
     assert len(done) == 5 and min(e.metrics["test"]["accuracy"] for e in done) > 0.9
+
+
+# --- what holds no plain numbers ---
+
+SQUARES = torch.randint(256, (20, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+NO_NUMBERS = {
+    "sparse": ((SQUARES > 128).float().to_sparse(), "are a sparse tensor"),
+    "compressed rows": ((SQUARES[:, 0] > 128).float().to_sparse_csr(), "are a sparse tensor"),
+    "quantised": (torch.quantize_per_tensor(SQUARES / 255, 0.01, 0, torch.quint8), "are a quantised tensor"),
+    "without memory": (torch.empty(20, 8, 8, device="meta"), "are a without memory tensor"),
+    "masked": (np.ma.masked_where(np.arange(1280).reshape(20, 8, 8) == 200, SQUARES.numpy()), "row 3 of"),
+    "a list of sparse": ([(g > 128).float().to_sparse() for g in SQUARES], "are a sparse tensor"),
+    "a list of masked": ([np.ma.masked_equal(g.numpy(), g[0, 0].item()) for g in SQUARES], "is masked in part"),
+}
+
+
+@pytest.mark.parametrize("form", NO_NUMBERS)
+def test_pictures_that_hold_no_plain_numbers_are_refused(form):
+    x, says = NO_NUMBERS[form]
+    with pytest.raises(LotteryError, match=says):
+        from_arrays(x, np.arange(20) % 2)
+    if isinstance(x, torch.Tensor):
+        with pytest.raises(LotteryError, match=says.replace("are a", "labels of own are a")):
+            from_arrays(SQUARES.numpy(), x)
+
+
+def test_an_array_that_could_be_masked_and_is_not_is_read():
+    plain = from_arrays(SQUARES.numpy(), np.arange(20) % 2)
+    assert from_arrays(np.ma.array(SQUARES.numpy()), np.arange(20) % 2).train.x.equal(plain.train.x)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("black", [0, -1])
+def test_short_floats_keep_their_levels_and_bytes_in_them_stay_bytes(kind, black):
+    "Eight or eleven bits are finer than bytes where the number is small."
+    scaled = (SQUARES.double() / 255 * (1 - black) + black).to(kind)
+    if black == 0:
+        there = from_arrays(scaled, np.arange(20) % 2)
+        assert there.train.x.dtype == torch.uint8 and int(there.train.x.max()) == int(SQUARES.max())
+    fine = (torch.linspace(0.001, 0.03, 64).view(8, 8).expand(20, 8, 8) * (1 - black) + black * 0.01).to(kind)
+    fine[:, 0, 0], fine[:, 0, 1] = black, 1
+    read = from_arrays(fine, np.arange(20) % 2).train.x
+    assert read.dtype == torch.float32 and len(read[0].unique()) == len(fine[0].unique())

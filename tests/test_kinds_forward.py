@@ -989,11 +989,28 @@ class Pairs(OfShape):
         return super().forward(x).unflatten(0, (-1, 2)).flatten(0, 1)
 
 
+class Endless(OfShape):
+    "Gives what is no number, whatever its weights."
+
+    def forward(self, x):
+        return super().forward(x) * float("inf")
+
+
+class Off(OfShape):
+    "Turns gradients off for the whole process."
+
+    def forward(self, x):
+        torch.set_grad_enabled(False)
+        return super().forward(x)
+
+
 FAILS = {
     "one example at the end of the test data": (lambda s, n: Squeezed(s, n), dict(on=pictures(n=60)), None),
     "a graph from one step to the next": (Carrying, {}, "second time|inplace|backward"),
     "no gradient": (Cut, {}, "does not require grad"),
     "another batch": (Pairs, dict(recipe=replace(RECIPE, batch_size=19)), "unflatten|multiply"),
+    "no numbers from the first": (Endless, {}, "its loss is nan before the first step"),
+    "gradients turned off": (Off, {}, "does not require grad"),
 }
 
 
@@ -1001,7 +1018,7 @@ FAILS = {
 def test_a_network_that_cannot_take_a_step_is_refused(case):
     factory, fields, says = FAILS[case]
     said = refused(find_tickets(plan_of(factory, **fields), "cpu"), says, "Network.name")
-    assert "cannot be trained on toy" in said
+    assert "cannot be trained on toy" in said and torch.is_grad_enabled()
 
 
 def test_a_network_that_fails_on_a_last_batch_of_one_is_refused():

@@ -1,6 +1,8 @@
 """A ticket is held against the dense network of its own start, or against none: what is missing is said, with the reason, wherever the comparison stands; and seeds that tie claim no certainty."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,7 @@ from lottery_nb.runs.log import FAILED, frame_of, Records
 from lottery_nb.runs.reading import Run
 from lottery_nb.runs.writing import run
 from lottery_nb.workbench.compare import compared, run_html
+from lottery_nb.workbench.follow import Follower
 from made_up import made_up_results
 
 MOVED = made_up_results(seeds=3, rounds=2, targets=("made-up target",))
@@ -242,6 +245,28 @@ def test_a_run_whose_dense_networks_of_one_start_diverged_says_so(diverged):
     fig = compared({"moved": diverged.frame})
     assert why in fig.layout.title.subtitle.text.replace("<br>", "; ")
     assert not [t.name for t in fig.data if "dense" in str(t.name)]
+
+
+def test_a_run_that_goes_on_says_that_its_yardstick_is_still_training(diverged, tmp_path):
+    live = Run(shutil.copytree(diverged.path, tmp_path / "live"))
+    lines = live.folder.log.read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["event"] not in ("RunDone", "ArmFailed")]
+    live.folder.log.write_text("\n".join(kept) + "\n")
+    live.folder.heartbeat.touch()
+    assert live.status == "running"
+    why = "dense (rewind) is not there yet: 2 networks are still training or waiting"
+    rows = compare(live, "ticket", "dense").set_index("start")
+    assert rows.loc["rewind", "text"] == why and rows.loc["source-trained", "n"] == 2
+    follower = Follower(live.path)
+    follower.read()
+    for frame in (live.frame, live.kept, follower.frame):
+        assert set(compare(frame, "ticket", "dense").set_index("start").loc[["rewind"], "text"]) == {why}
+    assert f"no yardstick ({why})" in set(short_table(live)[COLUMN])
+    assert why in " ".join(text_table(live).split()) and why in report(live).replace("\u00a0", " ")
+    os.utime(live.folder.heartbeat, (0, 0))  # its process is gone
+    assert Run(live.path).status == "interrupted"
+    rows = compare(Run(live.path), "ticket", "dense").set_index("start")
+    assert rows.loc["rewind", "text"] == "dense (rewind) is not in these results"
 
 
 # seeds that tie

@@ -306,6 +306,29 @@ def test_dropout_of_channels_and_layer_norm_are_the_same_in_a_stack():
     agree(crowd(Network(Channels, there.shape, there.n_classes)))
 
 
+class Scales(nn.Module):
+    "Parameters that meet the batch: added and multiplied from both sides, of fewer dimensions, and repeated; a product as GPT-2 has it."
+
+    def __init__(self, shape, n_classes):
+        super().__init__()
+        self.shift, self.gain = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.ones(1, 8, 8))
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 8)), nn.Embedding(9, 8)
+        self.register_buffer("numbers", torch.arange(9)[None])
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.zeros(4))
+        self.factor, self.out = nn.Parameter(torch.tensor(1.5)), nn.Linear(36, n_classes)
+
+    def forward(self, x):
+        x = self.shift + (x.flatten(0, 1) * self.gain)
+        x = torch.cat([self.token.expand((len(x), -1, -1)), x], 1) + self.places(self.numbers)
+        x = torch.addmm(self.bias, torch.mul(self.factor, x).flatten(0, 1), self.weight)
+        return self.out(x.view(-1, 36).relu())
+
+
+def test_parameters_that_meet_the_batch_are_the_same_in_a_stack():
+    there = domain(tiny.NAME)
+    agree(crowd(Network(Scales, there.shape, there.n_classes)))
+
+
 @pytest.mark.parametrize("norm", ["kept", "recalibrated", "updated"])
 def test_frozen_bodies_are_the_same_in_a_stack(norm):
     there = domain(tiny.NAME)
@@ -506,14 +529,14 @@ class Wandering(Mixing):
 
 
 class Positions(Mixing):
-    "Uses a parameter by itself."
+    "Uses a function of a parameter."
 
     def __init__(self, shape, n_classes):
         super().__init__(shape, n_classes)
         self.place = nn.Parameter(torch.ones(shape[1] * shape[2]))
 
     def forward(self, x):
-        return self.out(x.flatten(1) * self.place)
+        return self.out(x.flatten(1) * self.place.exp())
 
 
 class Bounded(Mixing):

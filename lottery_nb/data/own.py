@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'WHOLE', 'SPLIT_FOLDERS', 'PICTURE_KEYS', 'LABEL_KEYS', 'SAVED_TENSORS', 'SAVED', 'channel_axes',
-           'with_channels', 'levels_of', 'white_of', 'to_bytes', 'label_array', 'label_name', 'different_labels',
-           'listed_classes', 'to_labels', 'own_domain', 'to_tensor', 'said_of', 'own_pictures', 'from_arrays',
-           'from_texts', 'file_of', 'picture_cells', 'array_of', 'own_cells', 'from_frame', 'split_folders',
-           'folder_pair', 'from_folder', 'as_numbers', 'several', 'from_parquet', 'from_tables', 'from_csv', 'items_of',
-           'key_of', 'pairs_of', 'names_in', 'from_dataset', 'stored_pictures', 'check_saved', 'save_domain',
-           'load_domain']
+           'with_channels', 'levels_of', 'white_of', 'to_bytes', 'check_numbers', 'label_array', 'label_name',
+           'different_labels', 'listed_classes', 'to_labels', 'own_domain', 'to_tensor', 'said_of', 'own_pictures',
+           'from_arrays', 'from_texts', 'file_of', 'picture_cells', 'array_of', 'own_cells', 'from_frame',
+           'split_folders', 'folder_pair', 'from_folder', 'as_numbers', 'several', 'from_parquet', 'from_tables',
+           'from_csv', 'items_of', 'key_of', 'pairs_of', 'names_in', 'from_dataset', 'stored_pictures', 'check_saved',
+           'save_domain', 'load_domain']
 
 # %% ../../nbs/data/09_own.ipynb #6b43073b
 import re
@@ -92,11 +92,10 @@ def white_of(
 
 def _fits_bytes(
     x: Tensor,  # pictures 0 to 255, floating point
-    given: torch.dtype,  # of the pictures as they were given
+    rounding: Tensor,  # of each number, by the type in which it was given
 ) -> bool:
     "Whether 256 levels hold the pictures, up to the rounding of their type."
-    rounding = torch.finfo(given).eps if given.is_floating_point else 0.0
-    return not ((x - x.round()).abs() > max(1e-3, 255 * rounding)).any()
+    return not ((x - x.round()).abs() > rounding.clamp(min=1e-3)).any()
 
 # %% ../../nbs/data/09_own.ipynb #ad936d99
 def to_bytes(
@@ -118,10 +117,26 @@ def to_bytes(
         raise LotteryError(
             f"picture {at} of {where} holds {value:g}: give whole bytes 0 to 255, 16-bit numbers, or numbers 0 to 1 or -1 to 1, not normalised by mean and deviation and without gaps"
         )
-    x = (x - black) * (255 / (white - black))
-    return x.round().to(torch.uint8).contiguous() if _fits_bytes(x, given) else x.float().contiguous()
+    scale = 255 / (white - black)
+    rounding = x.abs() * scale * (torch.finfo(given).eps if given.is_floating_point else 0.0)
+    x = (x - black) * scale
+    return x.round().to(torch.uint8).contiguous() if _fits_bytes(x, rounding) else x.float().contiguous()
 
 # %% ../../nbs/data/09_own.ipynb #1aa96749
+def check_numbers(
+    x: Any,  # pictures or labels
+    where: str,  # what they are, as it reads in an error
+) -> None:
+    "Refuse a tensor that does not hold its numbers one by one, and an array of which some are masked."
+    if isinstance(x, Tensor):
+        odd = {"without memory": x.is_meta, "quantised": x.is_quantized, "sparse": x.layout != torch.strided}
+        if kind := next((kind for kind, is_so in odd.items() if is_so), None):
+            raise LotteryError(f"{where} are a {kind} tensor: give a dense one of plain numbers")
+    elif isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        row = int(np.ma.getmaskarray(x).reshape(len(x), -1).any(1).argmax())
+        raise LotteryError(f"row {row} of {where} is masked in part: fill the gap or leave its row out")
+
+
 def _array(rows: list[Any]) -> np.ndarray:
     "Numbers as numpy has them, lists of one length as rows, anything else as Python objects [n]."
     plain = set(map(type, rows)) <= {int, float, bool}
@@ -142,6 +157,7 @@ def label_array(
 ) -> np.ndarray:
     "Numbers, or Python objects, [n]; refuses another count, and rows that hold several labels."
     if isinstance(y, Tensor):
+        check_numbers(y, f"labels of {where}")
         y = (y.double() if y.is_floating_point() else y).detach().cpu().numpy()
     elif isinstance(y, np.ma.MaskedArray):
         gaps, y = np.ma.getmaskarray(y), y.data.astype(object)
@@ -321,6 +337,8 @@ def to_tensor(
 ) -> Tensor:
     "A tensor on the CPU; `LotteryError` for pictures of several sizes where none is given, and for what holds no numbers."
     if isinstance(x, (list, tuple)) and x:
+        for v in x:
+            check_numbers(v, f"a picture of {where}")
         x = [v.detach().cpu().numpy() if isinstance(v, Tensor) else v for v in x]
         shapes = [tuple(np.shape(v)) for v in x]
         odd = next((i for i, s in enumerate(shapes) if s != shapes[0]), None)
@@ -332,6 +350,7 @@ def to_tensor(
                 f"picture {odd} of {where} has shape {shapes[odd]} and the first {shapes[0]}: bring all to one size first, or say size="
             )
         x = np.stack([np.asarray(v) for v in x])
+    check_numbers(x, f"pictures of {where}")
     if isinstance(x, Tensor):
         x = x.detach().cpu()
     else:

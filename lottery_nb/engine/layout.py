@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import torch
 
-from ..core import canonical, check_choice, check_number, free_memory
+from ..core import canonical, check_choice, check_number, fingerprint, free_memory
 from ..events import Layout
-from .stacks import Habits
+from .stacks import Habits, is_table
 from .arms import _habits, _wanders, Arm, has_kernels, identity, NOTHING, Recall
 from .trainer import SLOTS
 
@@ -36,7 +36,9 @@ def check_layout(layout: str | int) -> None:
 def bucket(arm: Arm) -> tuple:
     "What arms that share steps have in common."
     recipe, start = canonical(replace(arm.recipe, lr=1.0, weight_decay=0.0)), arm.start
-    return (arm.network, id(arm.domain), recipe, arm.frozen, arm.norm, start.step, start.updates)
+    tables = {n: b for n, b in sorted(start.buffers.items()) if is_table(b)}  # which they read as one
+    alike = tuple(tables) and (*tables, fingerprint(*tables.values()))
+    return (arm.network, id(arm.domain), recipe, arm.frozen, arm.norm, start.step, start.updates, alike)
 
 # %% ../../nbs/engine/24_layout.ipynb #8e8c3d6e
 def memory_of(

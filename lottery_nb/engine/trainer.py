@@ -23,7 +23,7 @@ from ..data.domains import Domain
 from ..models.network import logits_of
 from ..rewinding.snapshots import held, masked, Snapshot
 from .recipes import lr_factor, Recipe
-from .stacks import copied, Flat, install, Stacked
+from .stacks import copied, Flat, install, is_table, side_by_side, Stacked
 from .arms import _wanders, Arm, channels_last, precision_of, steps_per_epoch, total_steps
 
 # %% ../../nbs/engine/23_trainer.ipynb #59c76b8d
@@ -87,11 +87,11 @@ def _drops(model: nn.Module, arm: Arm) -> bool:
 
 
 def _fixed(starts: Sequence[Snapshot], flat: Flat) -> dict[str, Tensor]:
-    "What is not trained, frozen weights and buffers, in a stack: [arms, …], or as it is for one arm."
+    "What is not trained, frozen weights and buffers, in a stack: `side_by_side`, or as it is for one arm."
     tensors = [{**s.weights, **s.buffers} for s in starts]
     fixed = {}
     for name in (n for n in tensors[0] if n not in flat.shapes):
-        stacked = torch.stack([t[name] for t in tensors]) if len(starts) > 1 else tensors[0][name].clone()
+        stacked = side_by_side([t[name] for t in tensors]) if len(starts) > 1 else tensors[0][name].clone()
         dtype = flat.theta.dtype if stacked.is_floating_point() else stacked.dtype
         fixed[name] = stacked.to(flat.theta.device, dtype)
     return fixed
@@ -121,8 +121,11 @@ class Trainer:
         self.flat = Flat(self.model, [a.mask for a in arms], self.channels_last)
         for k, start in enumerate(starts):
             self.flat.fill(self.flat.theta, k, start.weights)
-        fixed = install(self.model, _fixed(starts, self.flat))
-        self.owned = [*self.flat.params, *fixed] if len(arms) > 1 else []
+        fixed = _fixed(starts, self.flat)
+        owned = [*self.flat.params, *install(self.model, fixed)]
+        self.owned = owned if len(arms) > 1 else []
+        buffers = first.start.buffers
+        self.shared = {n for n, t in fixed.items() if is_table(t) and t.shape == buffers[n].shape}
         slots = SLOTS[self.recipe.optimizer]
         self.state = {s: self.flat.vector([start.optimizer.get(s, {}) for start in starts]) for s in slots}
         self.optimizer = optimizer_of(self.flat, [a.recipe for a in arms], self.state, self.updates)
@@ -140,7 +143,7 @@ class Trainer:
         "Outputs [arms × n, classes] in full precision; dropout, and a network that draws numbers of its own, from seeds of this step."
         seeded = global_seed(self.arms[0].seed, "forward", self.step) if self.draws else nullcontext()
         half = self.precision == "bf16"
-        with seeded, _shared(self), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with seeded, _shared(self, len(x)), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             out = logits_of(self.model(x), len(x), self.arms[0].network.n_classes, str(self.arms[0].network))
         return out.to(self.dtype)
 
@@ -156,18 +159,19 @@ class Trainer:
     def snapshot(self, arm: int = 0) -> Snapshot:
         "Where an arm's training stands, copied to the CPU."
         weights, buffers = (
-            {n: copied(t[arm] if len(self.arms) > 1 else t) for n, t in tensors}
+            {n: copied(t[arm] if len(self.arms) > 1 and n not in self.shared else t) for n, t in tensors}
             for tensors in (self.model.named_parameters(), self.model.named_buffers())
         )
         optimizer = {slot: self.flat.tensors(vector, arm) for slot, vector in self.state.items()}
         return Snapshot(weights, buffers, optimizer, self.step, self.updates)
 
 # %% ../../nbs/engine/23_trainer.ipynb #4184c38d
-def _shared(t: Trainer) -> AbstractContextManager:
+def _shared(t: Trainer, size: int) -> AbstractContextManager:
     "Within it the network runs for all arms, and each draws its dropout from a seed of this step."
     seeds = [seed_for(a.seed, "forward", t.step) for a in t.arms] if t.drops and t.model.training else []
     draws = [torch.Generator(t.device).manual_seed(seed) for seed in seeds]
-    return Stacked(len(t.arms), t.owned, draws) if draws or t.owned else nullcontext()
+    rows = size // len(t.arms)
+    return Stacked(len(t.arms), t.owned, draws, rows) if draws or t.owned else nullcontext()
 
 
 def _set_rates(t: Trainer) -> None:

@@ -387,7 +387,10 @@ def _two_steps(arm: Arm, device: torch.device) -> None:
     for m in t.still:
         m.eval()
     for x, y in _batches(t, t.step + 2):
-        F.cross_entropy(t.forward(x), y.flatten()).backward()
+        loss = F.cross_entropy(t.forward(x), y.flatten())
+        if t.step == arm.start.step and not loss.isfinite():
+            raise ValueError(f"its loss is {loss.item()} before the first step")
+        loss.backward()
         t.descend()
     for split in (t.domain.validation, t.domain.test):
         if split is not None and len(split):
@@ -429,7 +432,7 @@ def try_out(arm: Arm, device: torch.device) -> None:
     if key in _WORK:
         return
     try:
-        with global_seed(arm.seed, "tried"):
+        with global_seed(arm.seed, "tried"), torch.enable_grad():  # a network may turn gradients off
             _two_steps(replace(arm, domain=arm.domain.to(device)), device)
     except LotteryError:
         raise

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CONVOLUTIONS', 'PRETRAINED', 'NOTICED', 'DRAWN_BY', 'WIDTH_STEPS', 'evaluating', 'zeros_for', 'outputs_of',
            'heads_recorded', 'logits_of', 'reason_of', 'run_once', 'head_of', 'head_parameters', 'stored_weight',
-           'replace_head', 'what_each_does', 'prunable', 'label_of', 'redrawn', 'Given', 'signature_of', 'options_of',
-           'padding_in', 'weights_for', 'checked', 'arguments_of', 'called', 'check_weights', 'single_precision',
-           'construct', 'weights_count', 'check_size', 'Network', 'has_values', 'check_draws', 'summary',
-           'frozen_by_author', 'small_network']
+           'replace_head', 'what_each_does', 'inputs_in', 'prunable', 'label_of', 'redrawn', 'Given', 'signature_of',
+           'options_of', 'padding_in', 'weights_for', 'checked', 'arguments_of', 'called', 'check_weights',
+           'single_precision', 'construct', 'weights_count', 'check_size', 'Network', 'has_values', 'check_draws',
+           'summary', 'frozen_by_author', 'small_network']
 
 # %% ../../nbs/models/12_network.ipynb #2acc17d6
 import inspect
@@ -29,7 +29,7 @@ from torch.nn.utils import parametrize
 from ..core import about, check_choice, check_number, data, free_memory, global_seed, LATER
 from ..core import LotteryError, padding_of, READING, Reference, seed_for, to_plain
 from .zoo import HEADS, made_here, make_head, MLPHead, NETWORKS
-from .uses import check_parametrised, PRUNED, uses_of
+from .uses import check_parametrised, Inputs, parametrised, PRUNED, uses_of, watched
 from .weights import give_weights, named_by, Weights
 from .pretrained import Architecture
 
@@ -243,6 +243,16 @@ def what_each_does(
     run_once(model, input_shape)
     with evaluating(model):
         return uses_of(model, zeros_for(model, input_shape))
+
+
+def inputs_in(
+    model: nn.Module,  # left as it was found
+    input_shape: Sequence[int],  # of one example
+) -> dict[str, Inputs]:
+    "Where the inputs of the weights lie that a run shows, by the name of the parameter, and of the weight that is computed of it."
+    with evaluating(model):
+        found = watched(model, zeros_for(model, input_shape)).inputs
+    return {p.name: found[n] for n, p in parametrised(model).items() if n in found} | found
 
 
 def _trained_of(

@@ -27,7 +27,15 @@ from ..models.zoo import NETWORKS
 from ..models.uses import made_plain, parametrised
 from ..models.weights import Weights
 from ..models.network import check_draws, check_size, evaluating, Given, head_of
-from ..models.network import head_parameters, label_of, Network, prunable, reason_of, run_once
+from lottery_nb.models.network import (
+    head_parameters,
+    inputs_in,
+    label_of,
+    Network,
+    prunable,
+    reason_of,
+    run_once,
+)
 from ..models.network import weights_for, what_each_does
 from ..pruning.masks import Mask
 from ..pruning.schedules import geometric, Schedule, SCHEDULES
@@ -388,11 +396,17 @@ def _left_out(search: "Search", model: nn.Module) -> dict[str, list]:
     return {n: [size, "head" if n in head else does[n]] for n, size in largest}
 
 
-def _check_some_stay(plan: FindPlan, dense: Mask, fractions: Mapping[str, float]) -> None:
+def _scope_for(plan: FindPlan, model: nn.Module, network: Network) -> str | Callable:
+    "The plan's scope; one that asks is told where the inputs of the network's weights lie."
+    scope = SCOPES.find(plan.scope)
+    return scope.along(inputs_in(model, network.input_shape)) if hasattr(scope, "along") else plan.scope
+
+
+def _check_some_stay(search: "Search", dense: Mask) -> None:
     "Refuse a plan whose last ticket would keep no weight."
-    last = plan.schedule.rounds
-    own, density = {n: (1 - f) ** last for n, f in fractions.items()}, plan.schedule.density(last)
-    if not sum(count for _, count, *_ in quotas(dense, density, plan.scope, own)):
+    schedule, fractions = search.plan.schedule, search.fractions
+    own, density = {n: (1 - f) ** schedule.rounds for n, f in fractions.items()}, schedule.densities[-1]
+    if not sum(count for _, count, *_ in quotas(dense, density, search.scope, own)):
         raise LotteryError(
             f"FindPlan.schedule ends at density {density:.3g}, which keeps none of {dense.size:,} weights: end at {1 / dense.size:.1g} or more",
             "FindPlan.schedule",
@@ -452,8 +466,9 @@ class Search:
         check_code(plan)
         with about("FindPlan.scope"):
             own = {n: 1 - f for n, f in self.fractions.items()}
-            quotas(self.dense(model), plan.schedule.density(1), plan.scope, own)
-            _check_some_stay(plan, self.dense(model), self.fractions)
+            self.scope = _scope_for(plan, model, self.network)
+            quotas(self.dense(model), plan.schedule.density(1), self.scope, own)
+            _check_some_stay(self, self.dense(model))
         self.sizes, self.left_out = (
             {n: p.numel() for n, p in model.named_parameters()},
             _left_out(self, model),
@@ -562,7 +577,7 @@ def _next_mask(search: Search, s: _Seed, r: int, device: torch.device) -> Mask:
     plan, (scoring, names) = search.plan, _scoring(search, s, r, device)
     own = {names[n]: density for n, density in _own_densities(search, r).items()}
     density = plan.schedule.density(r)
-    found = make_mask(plan.criterion, scoring, density, scope=plan.scope, layer_densities=own).to("cpu")
+    found = make_mask(plan.criterion, scoring, density, scope=search.scope, layer_densities=own).to("cpu")
     return Mask({n: found[names[n]] for n in s.mask})
 
 # %% ../../nbs/plans/28_find.ipynb #fe8379b5
@@ -704,6 +719,14 @@ def _round_arms(search: Search, s: _Seed, r: int) -> list[Arm]:
     again = [_round_arm(search, *one, rate) for one in every for rate in rates_of(plan.rates, one[0])]
     return [*(_round_arm(search, *one) for one in every), *again]
 
+# %% ../../nbs/plans/28_find.ipynb #237ae405
+def _check_told_apart(scores: Mapping[str, Any]) -> None:
+    "Refuse scores that are all 0, among which only the order of the weights would choose."
+    if scores and all(isinstance(s, Tensor) and not s.any() for s in scores.values()):
+        raise LotteryError(
+            "it gives every weight the score 0, as gradients behind a head of zeros are: score at another point (score_at='trained'), or use another criterion"
+        )
+
 # %% ../../nbs/plans/28_find.ipynb #507e56d5
 def _ours(entry: Any) -> bool:
     "Whether an entry of a registry is one of this package."
@@ -732,9 +755,10 @@ def _try_scores(search: Search, s: _Seed, device: torch.device) -> None:
             )
         if odd := [n for n, s in scores.items() if isinstance(s, torch.Tensor) and s.is_complex()]:
             raise LotteryError(f"the scores of {odd[0]!r} are complex, which have no order: give their size")
+        _check_told_apart(scores)
         place = "FindPlan.scope"
         own = {names[n]: density for n, density in _own_densities(search, 1).items()}
-        prune(scores, scoring.mask, plan.schedule.density(1), scope=plan.scope, layer_densities=own)
+        prune(scores, scoring.mask, plan.schedule.density(1), scope=search.scope, layer_densities=own)
     except LotteryError as e:
         raise e.within(f"criterion {label_of(plan.criterion)!r}").at("FindPlan.criterion") from None
     except Exception as e:
@@ -749,7 +773,7 @@ def _drawn_mask(search: Search, s: _Seed, r: int) -> Mask:
     "A random mask as round r would have it."
     density, own = search.plan.schedule.density(r), _own_densities(search, r)
     scoring = Scoring(search.network.build(s.seed), {}, s.mask, seed=s.seed)
-    return make_mask("random", scoring, density, scope=search.plan.scope, layer_densities=own)
+    return make_mask("random", scoring, density, scope=search.scope, layer_densities=own)
 
 
 def _try_control(search: Search, c: Control, s: _Seed, r: int, device: torch.device) -> None:

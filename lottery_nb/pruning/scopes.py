@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -123,7 +124,7 @@ def _erk(mask: Mask, names: tuple[str, ...], density: float) -> Quotas:
 # %% ../../nbs/pruning/16_scopes.ipynb #503a2a0e
 @data
 class NofM:
-    "A scope: `n` of each `m` consecutive weights along the inputs of a layer [outputs, inputs, …] stay."
+    "A scope: `n` of each `m` consecutive weights along the inputs of a layer stay; where nothing is known of a weight it is taken for [outputs, inputs, …]."
 
     n: int
     m: int
@@ -152,21 +153,43 @@ class NofM:
             "FindPlan.scope",
         )
 
-    def block(self, bits: Tensor) -> Tensor:
+    def along(
+        self,
+        inputs: Mapping[str, tuple[int, int]],  # as `models.network.inputs_in` gives them
+    ) -> Callable[[Mask, tuple[str, ...], float], list[Group]]:
+        "The scope for a network of which it is known where the inputs of its weights lie."
+        return partial(self, inputs=inputs)
+
+    def block(
+        self,
+        bits: Tensor,
+        axis: int = 1,  # along which the inputs lie
+    ) -> Tensor:
         "The number of each weight's block."
-        inputs = min(1, bits.ndim - 1)
+        inputs = min(axis, bits.ndim - 1)
         last = bits.movedim(inputs, -1)
         return (torch.arange(bits.numel(), device=bits.device) // self.m).view(last.shape).movedim(-1, inputs)
 
-    def __call__(self, mask: Mask, names: tuple[str, ...], density: float) -> list[Group]:
-        "One group with blocks; refuses a parameter whose inputs are no multiple of m."
-        for name in names:
-            if (inputs := mask[name].shape[:2][-1]) % self.m:
+    def __call__(
+        self,
+        mask: Mask,
+        names: tuple[str, ...],
+        density: float,
+        inputs: Mapping[str, tuple[int, int]]
+        | None = None,  # name -> (axis, groups); None: as in torch's layers
+    ) -> list[Group]:
+        "A group with blocks for each way in which inputs lie; refuses a parameter whose inputs are no multiple of m."
+        known = {name: (inputs or {}).get(name, (1, 1)) for name in names}
+        for name, (axis, groups) in known.items():
+            shape = mask[name].shape
+            if (size := shape[min(axis, len(shape) - 1)] // groups) % self.m:
                 raise LotteryError(
-                    f"scope '{self.n}:{self.m}': {name!r} has {inputs} inputs, which are no multiple of {self.m}: name the parameters that fit in prunable=, or use another scope",
+                    f"scope '{self.n}:{self.m}': {name!r} has {size} inputs{' in each group' * (groups > 1)}, which are no multiple of {self.m}: name the parameters that fit in prunable=, or use another scope",
                     "FindPlan.scope",
                 )
-        return [Group(names, self.check_density(density), self.block)] if names else []
+        keep = self.check_density(density) if names else 0
+        by_axis = {axis: tuple(n for n in names if known[n][0] == axis) for axis, _ in known.values()}
+        return [Group(some, keep, partial(self.block, axis=axis)) for axis, some in by_axis.items()]
 
 # %% ../../nbs/pruning/16_scopes.ipynb #7e0f4a32
 def n_of_m(

@@ -27,7 +27,7 @@ from ..plans.power import power_text
 from .families import family_size, holm, p_apart, p_inverted, p_within, TIE, wider
 from ..rewinding.points import starts, TRAINED
 from ..rewinding.controls import at_rate, CONTROLS, role_of, roles, TICKET
-from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS, TAKEN
+from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS, TAKEN, TO_COME
 
 
 # %% ../../nbs/results/35_stats.ipynb #6e85baa4
@@ -239,6 +239,7 @@ def kept_rows(
             f"{split} {metric} of {row.role} on {row.domain} with seed {row.seed} is {row.value}: leave that arm out"
         )
     rows.attrs |= {FAILED: failed_in(whole), WITHIN: whole.attrs.get(WITHIN, Records())}
+    rows.attrs[TO_COME] = whole.attrs.get(TO_COME, Records())
     return rows
 
 # %% ../../nbs/results/35_stats.ipynb #92b96d2d
@@ -643,6 +644,8 @@ def missing_text(
         seeds = len({one["seed"] for one in failed})
         why = str(failed[0]["why"]).partition(": ")[0]
         return f"{name} failed in {seeds} seed{'s' * (seeds > 1)}: {why}"
+    if to_come := sum(rows.attrs.get(TO_COME, ())):
+        return f"{name} is not there yet: {to_come} network{'s are' if to_come > 1 else ' is'} still training or waiting"
     there = partners(rows, arm, against)["seed"].unique()
     if len(there):
         return f"{name} has other seeds only: {', '.join(map(str, sorted(there)))}"

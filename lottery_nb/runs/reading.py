@@ -35,7 +35,8 @@ from ..models.weights import Weights
 from ..plans.tickets import is_whole, Ticket
 from ..plans.find import find_tickets, FindPlan
 from ..plans.transfer import transfer, TransferPlan
-from .log import feed, frame_of, layers_frame, RunState, Tail
+from .log import as_it_stands, feed, frame_of, layers_frame, RunState, Tail
+
 
 # %% ../../nbs/runs/32_reading.ipynb #7d46b2a5
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {
@@ -196,12 +197,12 @@ class Run:
     @property
     def kept(self) -> pd.DataFrame:
         "Tidy results at the epoch that each arm keeps, or at its last one so far."
-        return frame_of(self.state, kept=True)
+        return as_it_stands(frame_of(self.state, kept=True), self.status)
 
     @property
     def frame(self) -> pd.DataFrame:
         "Tidy results."
-        return frame_of(self.state)
+        return as_it_stands(frame_of(self.state), self.status)
 
     @property
     def layers(self) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from ..events import ArmDone, ArmFailed, ArmStarted, EpochDone, Event, LayersEmpty, RunStarted
 from ..events import TicketFound
 from ..files import RunFolder
-from ..runs.log import ends_frame, RunState, Tail
+from ..runs.log import as_it_stands, ends_frame, RunState, Tail
 from ..runs.reading import read_plan
 
 # %% ../../nbs/workbench/50_follow.ipynb #dd3d5fb3
@@ -133,7 +133,7 @@ class Follower:
     @property
     def frame(self) -> pd.DataFrame:
         "Tidy results of the arms that are done: validation and test at the kept epoch."
-        return ends_frame(self.state)
+        return as_it_stands(ends_frame(self.state), self.status)
 
 # %% ../../nbs/workbench/50_follow.ipynb #3eab095c
 def follow_training(f: Follower, t: float, e: ArmStarted | EpochDone) -> None:
