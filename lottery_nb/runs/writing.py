@@ -536,7 +536,8 @@ def record(
     with working(folder) as holder:
         check_folder(plan, folder)
         check_begun(plan, folder)  # of a plan that another process began with meanwhile
-        arms = Arms(place.arms, *([RunFolder(o).arms for o in runs] for runs in (others, named)), follow)
+        beside, theirs = ([RunFolder(o).arms for o in runs] for runs in (others, named))
+        arms = Arms(place.arms, beside, theirs, follow)
         where = pick_device(_last_device(place.log) if str(device) == "auto" else device)
         events = PLANS[type(plan)](plan, where, arms, _first_layout(place.log) or layout, how.executor)
         first = next(events)  # a bad plan is refused here, before anything is written

@@ -69,11 +69,9 @@ def _trained(sweep: Sweep, lease: Lease) -> str:
     if Run(folder).whole:
         return "done"
     last: Event | None = None
-    plan, how = (
-        read_plan(folder),
-        dict(layout=settings.layout, reuse=_beside(sweep, lease.name), follow=False),
-    )
-    with closing(record(plan, folder, settings.device, **how)) as events:
+    plan, beside = read_plan(folder), _beside(sweep, lease.name)
+    trained = record(plan, folder, settings.device, layout=settings.layout, reuse=beside, follow=False)
+    with closing(trained) as events:
         for e in events:
             last = e
             if lease.gone:
