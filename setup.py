@@ -37,7 +37,7 @@ setup(
     zip_safe=False,
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("app", "dev", "hf", "ray", "timm")},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("app", "dev", "hf", "timm")},
     entry_points={
         "console_scripts": cfg["console_scripts"].splitlines(),
         "nbdev": [f"{cfg['lib_name']}={package}._modidx:d"],

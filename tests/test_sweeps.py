@@ -33,7 +33,7 @@ from lottery_nb.sweeps.folders import best, ranked, reopen, Settings, Sweep, wri
 from lottery_nb.sweeps.leases import Claim, claimed, claims_in, Queue
 from lottery_nb.sweeps.toml import read_sweep, template
 from lottery_nb.sweeps.running import sweep
-from lottery_nb.sweeps.working import PLACES, spawned, work_on
+from lottery_nb.sweeps.working import spawned, work_on
 
 
 def small(**fields):
@@ -619,46 +619,3 @@ def test_one_line_starts_a_worker_anywhere(tmp_path):
     ]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(": done") == 2, done.stderr
-
-
-# --- Ray ---
-
-
-@contextmanager
-def two_nodes():
-    "A Ray cluster of two nodes on this machine, and the second one; nothing of it is left behind."
-    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'lottery_nb[ray]'")
-    from ray.cluster_utils import Cluster
-
-    size = {"num_cpus": 1, "object_store_memory": 100_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    try:
-        second = cluster.add_node(**size)
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield cluster, second
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
-def test_on_ray_a_sweep_outlives_a_node(tmp_path, alone):
-    there, killed = write_sweep(long(), tmp_path / "s", PATIENT), []
-    with within(400), two_nodes() as (cluster, second):
-
-        def look():
-            busy = [name for name, c in there.claims.items() if not c.end and epochs_of(there, name) > 10]
-            if len(busy) == 2 and not killed:
-                killed.extend(busy)
-                cluster.remove_node(second, allow_graceful=False)
-
-        PLACES["ray"](there, 2, look)
-    assert there.done and killed
-    assert sorted(c.number for c in there.claims.values()) == [1, 1, 1, 2]
-    assert same_bits(there, alone)
-
-
-def test_on_ray_a_failing_worker_is_told_of(tmp_path):
-    there = write_sweep(SweepPlan(small(), {"recipe.lr": (0.05, 0.1)}), tmp_path / "s", Settings("mps"))
-    with within(200), two_nodes(), pytest.raises(LotteryError, match="is not on this machine"):
-        PLACES["ray"](there, 1, lambda: None)
-    assert there.claims == {}
