@@ -17,7 +17,7 @@ from tiny import noise_domain, plan, within
 
 from lottery_nb.cli import main
 from lottery_nb.core import from_plain, LotteryError, to_plain
-from lottery_nb.events import ArmDone
+from lottery_nb.events import ArmDone, EpochDone
 from lottery_nb.engine.recipes import Recipe
 from lottery_nb.files import RunFolder
 from lottery_nb.models.network import Network
@@ -519,6 +519,33 @@ def test_of_workers_that_race_for_a_point_one_wins(tmp_path):
         for process in racing:
             process.join()
     assert sorted(winners) == names and claims_in(tmp_path) == {name: Claim(1) for name in names}
+
+
+def layouts_of(found, point):
+    log = RunFolder(found.folder.run(point.hash)).log
+    return [e.groups for _, e in Tail(log, only=["Layout"]).stream()]
+
+
+def test_what_a_point_gives_does_not_depend_on_which_others_are_done(tmp_path):
+    few, more = (0, 1), (0, 1, 2)
+    for name, seeds in {"up": (few, more), "down": (more, few)}.items():
+        there = write_sweep(SweepPlan(small(), {"seeds": seeds}), tmp_path / name)
+        assert work_on(there.path, tell=lambda line: None) == {"done": 2}
+    up, down = Sweep(tmp_path / "up"), Sweep(tmp_path / "down")
+    for point in up.points:
+        assert layouts_of(up, point) == layouts_of(down, point)
+    assert same_bits(up, down)
+
+
+def test_arms_that_two_points_share_are_trained_once(tmp_path):
+    there = write_sweep(SweepPlan(small(), {"criterion": ("magnitude", "random")}), tmp_path / "s")
+    assert work_on(there.path, tell=lambda line: None) == {"done": 2}
+    seconds = [
+        {e.arm: e.seconds for e in Run(there.folder.run(p.hash)).events if isinstance(e, EpochDone)}
+        for p in there.points
+    ]
+    shared = {arm for arm in seconds[0] if seconds[0][arm] == seconds[1].get(arm)}
+    assert {arm for arm in shared if "/dense/" in arm} == shared != set()
 
 
 def test_a_clock_that_is_wrong_kills_nobody(tmp_path):
