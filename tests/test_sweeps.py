@@ -446,7 +446,7 @@ def alone(tmp_path_factory):
 
 def test_killed_suspended_and_late_workers_end_with_the_bits_of_one(tmp_path, alone):
     there = write_sweep(long(), tmp_path / "s", PATIENT)
-    with within(300), workers() as add:
+    with within(600), workers() as add:
         killed, paused = add(there), add(there)
         ours = until(lambda: held_by(there, killed.pid))[0]
         theirs = until(lambda: held_by(there, paused.pid))[0]
@@ -456,7 +456,7 @@ def test_killed_suspended_and_late_workers_end_with_the_bits_of_one(tmp_path, al
         until(lambda: epochs_of(there, theirs) > 20)
         os.kill(paused.pid, signal.SIGSTOP)
         late = add(there)
-        until(lambda: there.claims[theirs].number > 1)  # taken over from one that is silent
+        until(lambda: there.claims[theirs].number > 1, 240)  # taken over from one that is silent
         os.kill(paused.pid, signal.SIGCONT)
         until(lambda: late.poll() is not None and paused.poll() is not None, 180)
         assert (late.returncode, paused.returncode) == (0, 0)
@@ -468,7 +468,7 @@ def test_killed_suspended_and_late_workers_end_with_the_bits_of_one(tmp_path, al
 
 def test_a_suspended_worker_is_overtaken_while_it_holds_the_lock(tmp_path, alone):
     there = write_sweep(long(), tmp_path / "s", PATIENT)
-    with within(300), workers() as add:
+    with within(600), workers() as add:
         first = add(there)
         name = until(lambda: held_by(there, first.pid))[0]
         until(lambda: epochs_of(there, name) > 30)
