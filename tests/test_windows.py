@@ -15,7 +15,8 @@ import anywidget, filelock, ipywidgets, pandas, plotly.graph_objects, psutil, py
 import sklearn.datasets, torch, torch._dynamo, torchvision.datasets, torchvision.transforms.v2, tqdm.auto
 
 GONE = "resource fcntl pwd grp termios tty pty syslog crypt posix".split()
-FUNCTIONS = '''sysconf getuid geteuid getgid fork forkpty setsid getpgid killpg getpgrp mkfifo mknod statvfs fchmod fchown chown
+FUNCTIONS = '''sysconf getuid geteuid getgid fork forkpty setsid getpgid killpg getpgrp
+ mkfifo mknod statvfs fchmod fchown chown
  lchown sched_getaffinity getloadavg uname nice wait3 wait4 O_NOFOLLOW O_NONBLOCK O_DIRECTORY O_CLOEXEC pread pwrite
  posix_spawn posix_fadvise getpriority WNOHANG confstr ttyname openpty getresuid setuid ctermid initgroups'''.split()
 SIGNALS = "SIGKILL SIGSTOP SIGCONT SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGALRM SIGCHLD SIGPIPE alarm setitimer pause".split()
@@ -55,7 +56,8 @@ assert found.status == again.status == "done" and len(found.tickets) == 4
 ticket = lt.Ticket.load(found.tickets[0].save(home + "/ticket.safetensors"))
 assert main(["show", home + "/run", "--csv", home + "/r.csv", "--report", home + "/r.html"]) == 0
 assert main(["status", home + "/run"]) == 0
-assert main(["transfer", home + "/run", "--targets", "digits[5-9]@200", "--epochs", "1", "--quiet", "--out", home + "/t"]) == 0
+carried = ["transfer", home + "/run", "--targets", "digits[5-9]@200", "--epochs", "1", "--quiet"]
+assert main([*carried, "--out", home + "/t"]) == 0
 assert main(["doctor"]) == 0 and cores() > 0 and free_memory(torch.device("cpu")) > 0 and processor_name()
 assert len(lt.list_runs(home)) == 2 and Workbench(home=home).home
 print("trained", len(found.frame))
