@@ -14,7 +14,7 @@ MOVED = {
     "anatomy": "results.anatomy science.basins",
     "bench": "bench.measure bench.pages bench.race",
     "core": "core events files",
-    "data_files": "data.readers data.batches data.builtin",
+    "data_files": "data.downloads data.readers data.batches data.builtin",
     "data_texts": "data.texts data.builtin",
     "distribution_shift": "papers.distribution_shift",
     "domains": "data.batches data.builtin data.names data.domains",
@@ -52,6 +52,7 @@ MOVED = {
 
 RENAMED: dict[str, str] = {
     "core.named": "imported",
+    "data_files.DOWNLOADS": "FILES",
     "many_runs.KEPT": "CACHE_SIZE",
     "panel.SHORT": "TEXT_LENGTH",
     "panel.TEXTS": "TEXTS_SHOWN",

@@ -522,6 +522,13 @@ def test_a_broken_smallnorb_heals(server, tmp_path, monkeypatch):
     assert len([name for name in left(place) if name.endswith(".sha256")]) == 6
 
 
+def test_a_data_set_is_fetched_beforehand(server, mnist, tmp_path):
+    assert [p.name for p in builtin.download("MNIST")] == [Path(file.name).name for file in mnist]
+    assert len(server.asked) == 4 and builtin.download("mnist") and len(server.asked) == 4
+    with pytest.raises(LotteryError, match="domain to download"):
+        builtin.download("digits")
+
+
 def test_files_that_are_published_are_those_that_are_looked_for():
     assert {"mnist", "fashion_mnist", "cifar10", "smallnorb"} == set(FILES)
     for name, files in FILES.items():

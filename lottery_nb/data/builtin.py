@@ -8,7 +8,8 @@ __all__ = ['FILE_LAYOUTS', 'FILES', 'IDX', 'TEN_DIGITS', 'FASHION', 'CIFAR10', '
            'AMAZON_HOME', 'DOMAINS', 'read_idx_set', 'read_parquet_set', 'idx_layouts', 'parquet_layouts',
            'load_digits', 'idx_files', 'described', 'load_mnist', 'load_fashion_mnist', 'read_cifar10_batches',
            'load_cifar10', 'held_out_toys', 'read_smallnorb', 'read_smallnorb_part', 'smallnorb_layouts',
-           'smallnorb_files', 'load_smallnorb', 'balanced', 'read_reviews', 'load_amazon', 'Loader']
+           'smallnorb_files', 'load_smallnorb', 'download', 'fetch_smallnorb', 'balanced', 'read_reviews',
+           'load_amazon', 'Loader']
 
 # %% ../../nbs/data/06_builtin.ipynb #8c375422
 import functools
@@ -21,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import generator, LotteryError, Registry
-from .downloads import Published
+from ..core import check_choice, generator, LotteryError, Registry
+from .downloads import fetch, Published
 from lottery_nb.data.readers import (
     check_rows,
     Encoded,
@@ -298,6 +299,20 @@ def load_smallnorb() -> Raw:
     how = f" (its makers publish the six files at {SMALLNORB_HOME})"
     found = None if find_files(full) else look_for(part)
     return found or locate("smallnorb", full, FILES["smallnorb"], how)
+
+# %% ../../nbs/data/06_builtin.ipynb #b9cb63e5
+def download(
+    name: str,  # a domain that can be downloaded: 'cifar10', 'fashion_mnist'
+) -> list[Path]:
+    "Fetch a data set into the cache; gives its files, or the folder of its archive. `NotFetched` where that fails."
+    short = {key.replace("_", ""): key for key in FILES}.get(name.lower(), name)  # 'FashionMNIST' too
+    check_choice(short, tuple(FILES), "domain to download")
+    return [fetch(file) for file in FILES[short]]
+
+
+def fetch_smallnorb() -> None:
+    "Fetch the makers' six files, 260 MB."
+    download("smallnorb")
 
 # %% ../../nbs/data/06_builtin.ipynb #bacf9325
 AMAZON = ("books", "dvd", "electronics", "kitchen", "video")
