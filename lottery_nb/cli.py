@@ -59,9 +59,11 @@ def words(
 
 # %% ../nbs/65_cli.ipynb #8311f050
 def numbers(
-    text: str,  # '5' or '0,3,7'
-) -> int | tuple[int, ...]:
-    "How many, or which; for seeds."
+    text: str,  # '5', '0,3,7' or 'enough for 1 point at a spread of 0.6'
+) -> int | str | tuple[int, ...]:
+    "How many, which, or how many are enough; for seeds."
+    if text.startswith("enough"):
+        return text  # the plan says how many that are
     try:
         several = tuple(int(p) for p in text.removesuffix(",").split(","))
     except ValueError:
@@ -458,12 +460,13 @@ def write_csv(
     path: str | Path,  # the file to write
     *runs: "Run",
 ) -> None:
-    "Write the tidy results of runs, in one piece."
+    "Write the tidy results of runs in one piece, with how many seeds stand behind each kind of network, and who failed."
     import pandas as pd
 
     from lottery_nb.files import write_atomic
+    from lottery_nb.results.stats import with_counts
 
-    write_atomic(path, pd.concat([r.frame for r in runs]).to_csv(index=False))
+    write_atomic(path, pd.concat([with_counts(r.frame) for r in runs]).to_csv(index=False))
 
 
 @command(
