@@ -63,9 +63,11 @@ def words(
 
 # %% ../nbs/65_cli.ipynb #8311f050
 def numbers(
-    text: str,  # '5' or '0,3,7'
-) -> int | tuple[int, ...]:
-    "How many, or which; for seeds."
+    text: str,  # '5', '0,3,7' or 'enough for 1 point at a spread of 0.6'
+) -> int | str | tuple[int, ...]:
+    "How many, which, or how many are enough; for seeds."
+    if text.startswith("enough"):
+        return text  # the plan says how many that are
     try:
         several = tuple(int(p) for p in text.removesuffix(",").split(","))
     except ValueError:
@@ -462,13 +464,14 @@ def write_csv(
     path: str | Path,  # the file to write
     *runs: "Run",
 ) -> None:
-    "Write the tidy results of runs, in one piece."
+    "Write the tidy results of runs in one piece, with how many seeds stand behind each kind of network, and who failed."
     import pandas as pd
 
     from lottery_nb.files import write_atomic
+    from lottery_nb.results.stats import with_counts
     from lottery_nb.results.tables import csv_text
 
-    write_atomic(path, csv_text(pd.concat([r.frame for r in runs])))
+    write_atomic(path, csv_text(pd.concat([with_counts(r.frame) for r in runs])))
 
 
 @command(

@@ -53,6 +53,7 @@ def test_a_record_gives_place_and_looks(own):
         "dense",
         "tuned dense",
         "ticket",
+        "tuned ticket",
         "other draw",
         "tuned other draw",
         "reinit",

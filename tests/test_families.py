@@ -1,5 +1,10 @@
 """Words that hold for a whole table, equality that has to be shown, intervals and power: against statsmodels and scipy, and by simulation of runs whose truth is known."""
 
+import json
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +15,11 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-from lottery_nb.core import LotteryError
+from lottery_nb.core import canonical, from_plain, LotteryError
+from lottery_nb.plans.find import FindPlan, rates_of, Search
 from lottery_nb.plans.power import detectable, enough_seeds, power_of, seeds_for
+from lottery_nb.pruning.schedules import geometric
+from lottery_nb.rewinding.controls import CONTROLS, TICKET
 from lottery_nb.results.families import holm, p_above, p_apart, p_below, p_inverted, p_within, wider
 from lottery_nb.results.landmarks import matches_down_to
 from lottery_nb.results.report import findings, report
@@ -19,19 +27,23 @@ from lottery_nb.results.stats import (
     as_family,
     COLUMNS,
     compare,
+    Interval,
     interval,
     left_out,
     left_out_lines,
+    margin_of,
     METHODS,
     NOT_AT_RANDOM,
     ranking,
     spread_of,
     told_text,
     widened,
+    with_counts,
 )
 from lottery_nb.results.tables import short_table, text_table
 from lottery_nb.results.verdict import beyond, conditions, FAIL, matching, OPEN, PASS
 from lottery_nb.runs.log import FAILED, Records
+from lottery_nb.workbench.find import pilot_text
 from made_up import made_up_results
 
 RUNS = 1500  # of a simulation
@@ -342,3 +354,94 @@ def test_the_five_conditions_take_the_margin_of_the_plan():
         m: set(conditions(frame, 0.5, m).query("condition == 'beats reinit'")["verdict"]) for m in (0.0, 0.5)
     }
     assert words[0.5] == {FAIL} and PASS not in words[0.0]  # one learning rate can lose it, not win it
+
+
+@pytest.mark.parametrize("make", [FindPlan, partial(replace, FindPlan(rates=(0.3,)), floor=0.5)])
+def test_a_plan_that_states_no_margin_is_the_plan_it_was(make):
+    plan = make()
+    assert "margin" not in canonical(plan) and plan.margin == 0.005
+    other = replace(plan, margin=0.01)
+    assert other.hash != plan.hash and from_plain(json.loads(canonical(other))) == other
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(LotteryError, match="FindPlan.margin"):
+            replace(plan, margin=wrong)
+
+
+def test_the_margin_of_a_plan_goes_with_its_results():
+    frame = made_up_results(seeds=5, rounds=1, noise=0.001)
+    wide, narrow = (SimpleNamespace(frame=frame.copy(), plan=SimpleNamespace(margin=m)) for m in (0.2, 1e-5))
+    assert set(compare(wide, "ticket", "dense")["match"]) == {"match"}
+    assert set(compare(narrow, "ticket", "dense")["match"]) == {""}
+    assert margin_of([wide, narrow]) == 1e-5 and margin_of(frame) == 0.005
+    assert matches_down_to(wide)["shown"].item() == 1 and findings(wide)[0].count("shown to match dense") == 1
+
+
+@pytest.mark.parametrize("rates, extra", [((), 0), ((0.3,), 0), ((0.3, 0.03), 2), ((0.3, 0.03, 0.01), 3)])
+def test_both_sides_of_a_comparison_get_the_same_grid(rates, extra):
+    assert len(rates_of(rates, TICKET)) == extra and rates_of(rates, CONTROLS["reinit"]) == rates
+    assert rates_of(rates, CONTROLS["shuffled"]) == ()
+    plan = FindPlan("digits[0-4]@200", width=0.05, seeds=2, rates=rates, schedule=geometric(0.5, 3))
+    own = 1 + len(rates) + 3 * (1 + extra)  # dense, and tickets of three rounds
+    assert Search(plan).planned().arms == 2 * (own + 3 * (1 + len(rates)) + 3 + 3)
+
+
+def test_the_panel_says_what_the_seeds_will_tell_by_the_run_that_is_selected():
+    plan, frame = FindPlan(seeds=3), made_up_results(seeds=4, rounds=3)
+    pilot = SimpleNamespace(plan=FindPlan(seeds=4), frame=frame)
+    said = pilot_text(plan, pilot)
+    assert (
+        said.startswith(" By the selected run: With 3 seeds and a spread of")
+        and "Enough for 1 point:" in said
+    )
+    enough = int(said.split("Enough for 1 point: ")[1].split()[0])
+    assert enough == seeds_for(0.01, spread_of(frame), plan.schedule.rounds)
+    other = SimpleNamespace(plan=FindPlan("digits[0-4]"), frame=frame)
+    for nothing in (None, other, SimpleNamespace(plan=plan, frame=frame[frame["seed"] == 0])):
+        assert pilot_text(plan, nothing) == ""
+    assert FindPlan(seeds="enough for 3 points at a spread of 1", schedule=geometric(0.5, 1)).seeds == tuple(
+        range(seeds_for(0.03, 0.01))
+    )
+
+
+@pytest.mark.parametrize(
+    "mean, low, high, text",
+    [
+        (-0.0002, -0.0102, 0.0098, "0.0 ± 1.0 points"),
+        (0.0041, 0.0001, 0.0081, "+0.41 ± 0.40 points"),
+        (-0.0041, -0.0081, -0.0001, "−0.41 ± 0.40 points"),
+        (0.0004, -0.0096, 0.0104, "0.0 ± 1.0 points"),
+        (0.02, 0.01, 0.03, "+2.0 ± 1.0 points"),
+    ],
+)
+def test_signs_and_digits_say_on_which_side_of_nothing_an_interval_ends(mean, low, high, text):
+    assert str(Interval(mean, low, high, 5, unit="points")) == text
+    assert "−0.0" not in str(Interval(mean, low, high, 5, unit="points"))
+
+
+ord_of = dict(zip(("dense", "ticket", "reinit", "random mask"), range(4), strict=True)).get
+
+
+def test_ties_are_ties_in_a_ranking_as_in_a_comparison():
+    frame = made_up_results(seeds=4, rounds=1)
+    level = frame["role"].map({"dense": 0.9, "ticket": 0.95, "reinit": 0.6, "random mask": 0.5})
+    alike = frame.assign(value=level + 0.0001 * frame["seed"] ** 2)  # every seed differs by the same
+    assert set(compare(alike, "ticket", "dense")["verdict"]) == {"not separable"}
+    assert (
+        set(ranking(alike)["rank"]) == {1} and ranking(alike)["note"].str.contains("alike in all seeds").all()
+    )
+    apart = alike.assign(value=alike["value"] + 1e-4 * frame["seed"] * frame["role"].map(ord_of))
+    assert ranking(apart)["rank"].nunique() == 4
+
+
+def test_a_file_says_how_many_and_who_failed():
+    frame = made_up_results(seeds=3, rounds=1)
+    gone = (frame["role"] == "reinit") & (frame["seed"] == 1)
+    lucky = frame[~gone].copy()
+    tags = frame.loc[gone, COLUMNS[:7]].drop_duplicates().itertuples(index=False, name=None)
+    lucky.attrs[FAILED] = Records((*row, "it became nan") for row in tags)
+    written = with_counts(lucky)
+    assert list(written.loc[written["split"] == "failed", "note"]) == ["it became nan"]
+    assert (
+        set(written.loc[written["role"] == "reinit", "seeds"]) == {2} and written["value"].isna().sum() == 1
+    )
+    assert written.drop(columns=["seeds", "note"]).iloc[:-1].equals(lucky.reset_index(drop=True))

@@ -144,6 +144,8 @@ GIVEN = {
             "a, b.safetensors",
             "--rates",
             "0.01,0.3",
+            "--margin",
+            "0.01",
         ],
         dict(
             source="digits[0,2]",
@@ -161,6 +163,7 @@ GIVEN = {
             floor=0.5,
             weights="a, b.safetensors",
             rates=(0.01, 0.3),
+            margin=0.01,
         ),
     ),
 }
@@ -197,6 +200,8 @@ def test_a_transfer_is_read():
         "source",
         "--rates",
         "0.3",
+        "--margin",
+        "0.02",
         "--controls",
         "none",
     ]
@@ -207,6 +212,7 @@ def test_a_transfer_is_read():
         head="source size",
         normalise="source",
         rates=(0.3,),
+        margin=0.02,
         controls=(),
     )
     assert fields_from(make_parser().parse_args(line), TransferPlan) == want

@@ -70,6 +70,7 @@ OTHER = {  # a value of each field that is not its default
         controls=("random mask", "reinit"),
         floor=0.5,
         rates=(0.03,),
+        margin=0.01,
     ),
     TransferPlan: dict(
         targets=("digits[0,2]", "mnist@500"),
@@ -82,6 +83,7 @@ OTHER = {  # a value of each field that is not its default
         normalise="source",
         floor=0.3,
         rates=(0.2,),
+        margin=0.02,
     ),
 }
 ELSEWHERE = {"TransferPlan.tickets", "FindPlan.weights"}  # chosen by rounds of a run, or read from a file; held below
@@ -368,6 +370,7 @@ FINDS = st.builds(
     prunable=st.none() | st.lists(st.sampled_from(["fc1.weight", "0.weight", "7"]), max_size=3).map(tuple),
     controls=st.lists(st.sampled_from(["reinit", "shuffled", "random mask"]), unique=True).map(tuple),
     floor=st.floats(0, 1),
+    margin=st.floats(0, 1),
 )
 
 

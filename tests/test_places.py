@@ -62,6 +62,7 @@ FIND_PLAN = dict(
     controls=("re-init",),
     floor=2,
     rates=(0,),
+    margin=2,
     weights="nowhere.safetensors",
 )
 TRANSFER_PLAN = dict(
@@ -76,6 +77,7 @@ TRANSFER_PLAN = dict(
     normalise="none",
     floor=-1,
     rates=(0,),
+    margin=-1,
 )
 NETWORK = dict(
     name="lenet-30",
@@ -238,6 +240,7 @@ FIND_FORM = dict(
     seeds=dict(seeds="3, 3"),
     controls=dict(controls=("re-init",)),
     floor=dict(floor=2.0),
+    margin=dict(margin=2.0),
     weights=dict(weights="nowhere.safetensors"),
 )
 TRANSFER_FORM = dict(
@@ -252,6 +255,7 @@ TRANSFER_FORM = dict(
     normalise=dict(normalise="none"),
     floor=dict(floor=-1.0),
     rates=dict(rates="-1"),
+    margin=dict(margin=-1.0),
     recipe=dict(recipe="some other"),
 )
 TRANSFER_FORM |= {

@@ -7,9 +7,9 @@ __all__ = ['ARM', 'COLUMNS', 'COMPARED_AT', 'WITHIN', 'STARTS', 'AT_RATE', 'TUNE
            'LEAST_DRAWN', 'LEFT_OUT', 'NOT_AT_RANDOM', 'MATCH', 'NO_YARDSTICK', 'DIFFERENCE', 'TESTS', 'roles_failed',
            'failed_in', 'tuned', 'results_of', 'network_densities', 'empty_parts', 'taken_parts', 'kept_rows',
            'Interval', 'student_t', 'bootstrap', 'bca', 'interval', 'in_order', 'summary', 'widened', 'may_differ',
-           'seeds_text', 'ties_in', 'ties_text', 'left_out', 'left_out_lines', 'left_out_remark', 'paired', 'verdict',
-           'margin_of', 'as_family', 'keeps_start', 'yardstick', 'partners', 'missing_text', 'compare', 'family_text',
-           'spread_of', 'told_text', 'tied', 'alike_in', 'ranking']
+           'seeds_text', 'ties_in', 'ties_text', 'left_out', 'left_out_lines', 'left_out_remark', 'with_counts',
+           'paired', 'verdict', 'margin_of', 'as_family', 'keeps_start', 'yardstick', 'partners', 'missing_text',
+           'compare', 'family_text', 'spread_of', 'told_text', 'told_before', 'tied', 'alike_in', 'ranking']
 
 # %% ../../nbs/results/35_stats.ipynb #f29430f7
 from collections.abc import Iterable, Mapping
@@ -23,12 +23,11 @@ from scipy import stats as scipy_stats
 
 from ..core import check_choice, check_number, density_text, deprecated, LotteryError, Registry
 from ..plans.find import MARGIN
-from ..plans.power import power_text
+from ..plans.power import power_text, seeds_for
 from .families import family_size, holm, p_apart, p_inverted, p_within, TIE, wider
 from ..rewinding.points import starts, TRAINED
 from ..rewinding.controls import at_rate, CONTROLS, role_of, roles, TICKET
 from ..runs.log import EMPTY, FAILED, NETWORK_DENSITY, NOTES, Records, TAGS, TAKEN, TO_COME
-
 
 # %% ../../nbs/results/35_stats.ipynb #6e85baa4
 # which trained network a row is about
@@ -518,6 +517,20 @@ def left_out_remark(
     many = f"{len(why)} network{'s' * (len(why) > 1)} left out"
     return f"; {many}" + f", {failed} failed (not at random)" * (failed > 0) if len(why) else ""
 
+# %% ../../nbs/results/35_stats.ipynb #64183c16
+def with_counts(
+    frame: pd.DataFrame,  # results, as a run has them
+) -> pd.DataFrame:
+    "The results for a file: a column `seeds` says how many networks of a kind have a test result, and each that failed has a row of its own (split 'failed', no value) with the reason in `note`."
+    kind = ["source", "domain", "role", "start", "density"]
+    tested = frame[frame["split"] == "test"].groupby(kind, dropna=False)["seed"].nunique().rename("seeds")
+    out = frame.merge(tested, how="left", left_on=kind, right_index=True).assign(note="")
+    lost = pd.DataFrame([dict(zip((*TAGS, "note"), one, strict=True)) for one in failed_in(frame)])
+    if len(lost):
+        lost = lost.merge(tested, how="left", left_on=kind, right_index=True)
+        out = pd.concat([out, lost.assign(split="failed", metric="", epoch=0)], ignore_index=True)
+    return out.assign(seeds=out["seeds"].fillna(0).astype(int))
+
 # %% ../../nbs/results/35_stats.ipynb #5c9c3e1f
 def paired(
     a: Mapping | pd.Series,  # seed -> value
@@ -771,6 +784,25 @@ def told_text(
     if np.isnan(spread):
         return ""
     return power_text(spread, int(rows["n"].max()), int(rows["family"].max()))
+
+# %% ../../nbs/results/35_stats.ipynb #da8e2720
+def told_before(
+    plan: Any,  # a search
+    pilot: Any,  # results frame or run of the same networks, with two seeds at least
+    wanted: float = 0.01,  # difference in accuracy that shall be told, 0..1
+) -> str:
+    "What the seeds of a plan will tell by the spread of a pilot, how many would be enough for a point, and what those cost; '' where the pilot cannot say."
+    n, densities = len(plan.seeds), plan.schedule.rounds
+    try:
+        spread = spread_of(pilot)
+        enough = 0 if np.isnan(spread) else seeds_for(wanted, spread, densities)
+    except LotteryError:  # no test result yet, or more than any plan may have
+        return ""
+    if not enough:
+        return ""
+    points = f"{100 * wanted:g} point{'s' * (wanted != 0.01)}"
+    cost = f"Enough for {points}: {enough} seeds, {enough / n:.2g} times as many networks."
+    return f"{power_text(spread, n, densities)} {cost}"
 
 # %% ../../nbs/results/35_stats.ipynb #231c0ac4
 def tied(

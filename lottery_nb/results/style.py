@@ -356,8 +356,8 @@ def curves(
         sure = s[s["low"].notna()]
         bars = bars_of(s, scale, look.colour) if label in apart and len(sure) else None
         if role in WITH_BANDS and len(sure):
-            edges = [scale * sure[name if name in sure else name[5:]] for name in ("band_low", "band_high")]
-            bands.append(band(sure["at"], *edges, faint(look.colour), label))
+            low, high = (scale * sure[end if end in sure else end[5:]] for end in ("band_low", "band_high"))
+            bands.append(band(sure["at"], low, high, faint(look.colour), label))
         line = line_of(s, role, label, scale, dash, bars)
         (tickets if role == "ticket" else lines).append(line)
     return [*bands, *lines, *tickets]

@@ -188,7 +188,7 @@ class Controls(Registry):
 
 # %% ../../nbs/rewinding/19_controls.ipynb #cda03c47
 CONTROLS = Controls()
-TUNED_TICKET = Role("tuned ticket", "ticket at its best learning rate", "#003F66", "circle-open", 1.5)
+TUNED_TICKET = Role("tuned ticket", "ticket at its best learning rate", "#003F66", "circle-open", 1.05)
 
 
 def roles() -> dict[str, Role]:

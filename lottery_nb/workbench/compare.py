@@ -30,7 +30,8 @@ from ..files import RunFolder, safe_child, write_atomic
 from ..pruning.masks import Mask, overlap
 from ..rewinding.controls import CONTROLS, role_of
 from ..runs.reading import Run
-from ..results.stats import in_order, left_out_remark, seeds_text, summary, yardstick
+from ..results.stats import in_order, left_out_remark, seeds_text, summary, with_counts
+from ..results.stats import yardstick
 from ..results.tables import csv_text, short_table
 from ..results.verdict import conditions, OPEN_TEXT, verdict_lines
 from ..results.style import density_axis, faint, level_axis, SERIES, styled, text_of, view_of
@@ -329,8 +330,8 @@ def add_overlap(
 
 # %% ../../nbs/workbench/56_compare.ipynb #cd5e89e8
 def results_csv(chosen: Sequence[Run]) -> str:
-    "Tidy results of runs as CSV, with a column that names the run."
-    return csv_text(pd.concat([r.frame.assign(run=r.path.name) for r in chosen]))
+    "Tidy results of runs as CSV, with a column that names the run, the seeds behind each kind of network, and who failed."
+    return csv_text(pd.concat([with_counts(r.frame).assign(run=r.path.name) for r in chosen]))
 
 
 def save_tickets(folder: Path, chosen: Sequence[Run]) -> Path:

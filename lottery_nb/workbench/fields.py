@@ -312,6 +312,7 @@ LOOKS |= {
     ),
     "retrain": Look("Retraining"),
     "floor": Look(step=0.05),
+    "margin": Look(step=0.001),
     "rates": Look("More rates", hint="0.03, 0.3"),
     "rounds": Look(help="all seeds of each round are carried"),
     "targets": Look(help="pictures are brought to the network's shape"),

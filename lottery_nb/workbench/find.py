@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIND_SECTIONS', 'PICTURES_PER_CLASS', 'TEXTS_SHOWN', 'TEXT_LENGTH', 'SPLITS', 'WAITS_FOR_SOURCE', 'find_fields',
            'show_asked', 'picture', 'text_row', 'texts_html', 'balance', 'domain_facts', 'preview', 'schedule_figure',
-           'layers_figure', 'cost_text', 'FindTab', 'read_source', 'set_help', 'show_no_source', 'show_network',
-           'show_refusal', 'check_find', 'measure_cost', 'hold_plan', 'hold_selected']
+           'layers_figure', 'cost_text', 'pilot_text', 'FindTab', 'read_source', 'set_help', 'show_no_source',
+           'show_network', 'show_refusal', 'check_find', 'measure_cost', 'hold_plan', 'hold_selected']
 
 # %% ../../nbs/workbench/53_find.ipynb #bd830544
 import base64
@@ -29,7 +29,7 @@ from ..rewinding.controls import role_of, TICKET
 from ..rewinding.points import POINTS
 from ..engine.recipes import Recipe
 from ..plans.find import FindPlan, SMALL_SHARE
-from ..results.stats import density_text
+from ..results.stats import density_text, told_before
 from ..results.style import SERIES, styled, text_of
 from ..results.report import time_text
 from .forms import AT_FIRST, beside, find_field, find_plan, number_field, refusals
@@ -40,6 +40,7 @@ from .cost import measure
 # %% ../../nbs/workbench/53_find.ipynb #eea6a4c6
 from .fields import button, facts_html, Field, Form, pick, sections_of
 from .charts import awaited
+from .follow import Follower
 from .jobs import WorkbenchLike
 
 # %% ../../nbs/workbench/53_find.ipynb #48d0711a
@@ -228,6 +229,17 @@ def cost_text(
     return text
 
 # %% ../../nbs/workbench/53_find.ipynb #6376829b
+def pilot_text(
+    plan: FindPlan,
+    f: Follower | None,  # of the run that is selected
+) -> str:
+    "What the plan's seeds will tell by the spread of the selected run, where that searched the same source with the same network; else ''."
+    pilot = f.plan if f else None
+    same = isinstance(pilot, FindPlan) and (pilot.source, pilot.network) == (plan.source, plan.network)
+    says = told_before(plan, f.frame) if f and same and len(f.frame) else ""
+    return f" By the selected run: {says}" if says else ""
+
+# %% ../../nbs/workbench/53_find.ipynb #a7d57208
 class FindTab:
     "The form that finds tickets, what it comes to, and Run."
 
@@ -293,6 +305,7 @@ class FindTab:
         "Time and memory at the measured rate."
         cost = self.costs.get(cost_key(plan, self.form.values["device"]))
         text = cost_text(self.looked, cost, self.bench.jobs.busy("measure"))
+        text += pilot_text(plan, self.bench.follower) if text else ""
         self.cost.value = f'<p class="lottery-help" role="status">{escape(text)}</p>'
 
 # %% ../../nbs/workbench/53_find.ipynb #0d0f3e6d
