@@ -133,7 +133,7 @@ def test_recipe_flags(monkeypatch):
 
 
 def test_search_flags(monkeypatch):
-    p, (out, device, show, layout, listen, executor, trust) = planned(
+    p, (out, device, show, layout, listen, executor, trust, reuse) = planned(
         monkeypatch,
         "--network",
         "conv-2",
@@ -170,6 +170,10 @@ def test_search_flags(monkeypatch):
         "guild",
         "--trust",
         "mine.nets",
+        "--reuse",
+        "a-run",
+        "--reuse",
+        "runs",
     )
     assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == (
         "conv-2",
@@ -186,6 +190,7 @@ def test_search_flags(monkeypatch):
         and (str(out), device, show, layout) == ("x", "cpu", False, 8)
     )
     assert (listen, executor, trust) == (["print", "tiny:heard"], "tiny:sent", ["guild", "mine.nets"])
+    assert reuse == ["a-run", "runs"]
     assert planned(monkeypatch)[1][-3:] == (None, "auto", [])
 
 
