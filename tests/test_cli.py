@@ -191,7 +191,7 @@ def test_search_flags(monkeypatch):
     )
     assert (listen, executor, trust) == (["print", "tiny:heard"], "tiny:sent", ["guild", "mine.nets"])
     assert reuse == ["a-run", "runs"]
-    assert planned(monkeypatch)[1][-3:] == (None, "auto", [])
+    assert planned(monkeypatch)[1][-4:] == (None, "auto", [], None)
 
 
 @pytest.mark.parametrize(
