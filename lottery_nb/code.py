@@ -643,7 +643,7 @@ def _told_attribute(walk: Contents, part: Any) -> str:
         return f"slot {part.__name__}"
     return walk.tell(part)
 
-
+# %% ../nbs/00_code.ipynb #f5ae27b7
 def _told_object(walk: Contents, thing: Any) -> str:
     "An object by what it would be made of again; a `TypeError` for one that cannot be."
     kind = type(thing)

@@ -787,7 +787,7 @@ HERE: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 SERIALISED: dict[str, dict[str, Any]] = {}
 "Those that folders keep: source -> file -> what checks and opens it (`functions.Serialised`)."
 
-
+# %% ../nbs/00_core.ipynb #9de92540
 def _as_data(thing: Any) -> str | None:
     "How data are told: tensors and arrays by their content, records of this package as in a plan; None for what is neither."
     kind = type(thing)
@@ -800,7 +800,7 @@ def _as_data(thing: Any) -> str | None:
             return canonical(thing)
     return None
 
-
+# %% ../nbs/00_core.ipynb #6a796ec7
 def contents_of(
     fn: Any,  # a function, or anything that is called
 ) -> tuple[str, Contents]:
@@ -893,9 +893,6 @@ class Unnamed(Reference):
     def __str__(self) -> str:
         return self.name
 
-
-DATA.register("Unnamed")(Unnamed)
-
 # %% ../nbs/00_core.ipynb #f6984e9a
 def _in_python(fn: Any) -> bool:
     "Whether it is called by code that is written in Python."
@@ -945,6 +942,9 @@ def _sent_whole(name: str, source: str, pickled: bytes) -> Unnamed:
     made = Unnamed(name, source)
     FOUND[made] = None, pickle.loads(pickled)
     return made
+
+
+DATA.register("Unnamed")(Unnamed)
 
 # %% ../nbs/00_core.ipynb #a70103cf
 def code_of(

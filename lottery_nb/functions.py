@@ -25,7 +25,7 @@ from .keys import is_signed, signature
 PURPOSE = "a function without a name"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"  # another one does not understand the code
 
-
+# %% ../nbs/02b_functions.ipynb #4794ba58
 def _signed_parts(record: dict[str, Any], pickled: bytes) -> tuple[str | bytes, ...]:
     "What a signature of a function is of."
     reaches = (part for pair in record["reaches"] for part in pair)
@@ -51,7 +51,7 @@ def packed(told: Unnamed) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         "signature": signed,
     }
 
-
+# %% ../nbs/02b_functions.ipynb #5c2132d5
 def packed_functions(
     value: Any,  # a plan, or what else names functions
     place: RunFolder,  # that keeps them

@@ -27,7 +27,7 @@ from .trust import config_home
 KEY = "LOTTERY_KEY"  # environment variable: the key itself, which machines and containers may share
 LEAST_KEY, MOST_KEY = 32, 4096  # characters
 
-
+# %% ../nbs/02a_keys.ipynb #4dcaa27a
 def user_key() -> bytes:
     "The user's own key: `LOTTERY_KEY`, else that of the user's own folder, made when it is first needed; refuses one that is short, damaged, or open to others."
     if given := os.environ.get(KEY, "").strip():
@@ -101,7 +101,7 @@ def is_signed(
     own = signature(purpose, *parts)
     return isinstance(given, str) and given.isascii() and hmac.compare_digest(given, own)
 
-
+# %% ../nbs/02a_keys.ipynb #e31be455
 def digest_of(
     tensors: Mapping[str, Tensor],  # by name
 ) -> str:

@@ -137,7 +137,7 @@ def test_recipe_flags(monkeypatch):
 
 
 def test_search_flags(monkeypatch):
-    p, (out, device, show, layout, listen, executor, trust) = planned(
+    p, (out, device, show, layout, listen, executor, trust, reuse) = planned(
         monkeypatch,
         "--network",
         "conv-2",
@@ -174,6 +174,10 @@ def test_search_flags(monkeypatch):
         "guild",
         "--trust",
         "mine.nets",
+        "--reuse",
+        "a-run",
+        "--reuse",
+        "runs",
     )
     assert (p.network, p.rewind, p.retrain, p.criterion, p.scope, dict(p.layer_fractions)) == (
         "conv-2",
@@ -190,7 +194,8 @@ def test_search_flags(monkeypatch):
         and (str(out), device, show, layout) == ("x", "cpu", False, 8)
     )
     assert (listen, executor, trust) == (["print", "tiny:heard"], "tiny:sent", ["guild", "mine.nets"])
-    assert planned(monkeypatch)[1][-3:] == (None, "auto", [])
+    assert reuse == ["a-run", "runs"]
+    assert planned(monkeypatch)[1][-4:] == (None, "auto", [], None)
 
 
 @pytest.mark.parametrize(

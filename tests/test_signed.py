@@ -1,5 +1,6 @@
 """Whose numbers a run takes: those in its own folder, those of a run that the user named, and, of runs beside it, only what this user's key signed."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -19,7 +20,7 @@ from lottery_nb.keys import digest_of, is_signed, KEY, signature, user_key
 from lottery_nb.plans.transfer import TransferPlan
 from lottery_nb.runs.listeners import read_how
 from lottery_nb.runs.reading import Run
-from lottery_nb.runs.writing import read_arms, run, write_arms
+from lottery_nb.runs.writing import Arms, read_arms, record, run, write_arms
 from lottery_nb.runs.workers import start, work
 from lottery_nb.results.report import report
 from lottery_nb.results.tables import text_table
@@ -138,9 +139,9 @@ def other_weights(folder, **_):
 def other_places(folder, **_):
     "The file of one arm in the place of another of the same network, with its name and its identity put in."
     signed = [read_tensors(file) for file in files(folder)]
-    for file, (tensors, record) in zip(files(folder), signed[1:] + signed[:1], strict=True):
-        arms = [[file.stem, arm] for _, arm in record["arms"]]
-        write_tensors(file, tensors, {"file": file.stem, "arms": arms, "signature": record["signature"]})
+    for file, (tensors, told) in zip(files(folder), signed[1:] + signed[:1], strict=True):
+        arms = [[file.stem, arm] for _, arm in told["arms"]]
+        write_tensors(file, tensors, {"file": file.stem, "arms": arms, "signature": told["signature"]})
 
 
 FORGED = [unsigned, by_another, truncated, empty, no_text, replayed, kept_signature, other_weights, other_places]
@@ -224,6 +225,31 @@ def test_a_transfer_takes_ones_own_arms_too(tmp_path):
     run(first, tmp_path / "home" / "first", "cpu", show=False)
     second = run(replace(first, start=("rewind", "fresh")), tmp_path / "home" / "second", "cpu", show=False)
     assert len(of("ArmTaken", second.events)) == 1
+
+
+@pytest.mark.parametrize("whose", ["mine", "another's"])
+def test_what_goes_on_from_a_state_of_somebody_else_is_not_signed(whose, tmp_path, monkeypatch):
+    "Who takes up a folder takes its numbers, but no later run takes them for this user's own."
+    monkeypatch.setattr(Arms, "next_state", property(lambda self: 0.0, lambda self, _: None), raising=False)
+    stream = record(FEW, tmp_path / "home" / "run", "cpu")
+    for e in stream:
+        if type(e).__name__ == "StateKept" and e.arms == ["r01/ticket/s0"]:
+            break
+    stream.close()
+    (state,) = (tmp_path / "home" / "run" / "arms").glob("state-*")
+    if whose != "mine":
+        with monkeypatch.context() as m:
+            another(m, tmp_path)
+            write_arms(state, {name: replace(told, metrics={}) for name, told in read_arms(state).items()})
+    found = run(FEW, tmp_path / "home" / "run", "cpu", show=False)
+    signed = []
+    for file in files(found.path):
+        with contextlib.suppress(Unreadable):
+            signed += read_arms(file, signed=True)
+    assert found.status == "done" and len(signed) == (3 if whose == "mine" else 2)
+    again = run(replace(FEW, floor=0.001), tmp_path / "home" / "more", "cpu", show=False)
+    assert {e.arm for e in of("ArmTaken", again.events)} >= {"r00/dense/s0"}
+    assert len(of("ArmTaken", again.events)) == len(signed) and rows(again).equals(rows(found))
 
 
 # --- a run that was named ---

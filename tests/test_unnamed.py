@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
-from tiny import of, plan
+from tiny import listen, of, plan, some_arm
 from torch import nn
 
 from lottery_nb.cli import main
@@ -25,6 +25,7 @@ from lottery_nb.core import Unnamed, WRITTEN
 from lottery_nb.files import read_tensors, RunFolder, write_tensors
 from lottery_nb.functions import packed, PURPOSE, Serialised
 from lottery_nb.keys import KEY, signature
+from lottery_nb.engine.training import train
 from lottery_nb.models.network import Network
 from lottery_nb.pruning.schedules import Schedule
 from lottery_nb.plans.find import FindPlan
@@ -400,6 +401,27 @@ def test_a_notebook_starts_a_run_of_its_own_functions_in_the_background(tmp_path
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": there}).execute()
     said = [out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ())]
     assert "done 2\n" in said and "same bits\n" in said, (said, (tmp_path / "home/run/worker.log").read_text())
+
+
+def by_mail(jobs, lanes):
+    "An executor that sends each job as bytes."
+    results = []
+    for job in jobs:
+        results.append((yield from pickle.loads(pickle.dumps(job))()))
+    return results
+
+
+def test_an_executor_sends_nameless_networks_to_other_processes():
+    class Local(nn.Sequential):
+        pass
+
+    def net(shape, n):
+        return Local(*mlp(8)(shape, n))
+
+    for network in (Network(net, (1, 8, 8), 5), Network(mlp(8)((1, 8, 8), 5), (1, 8, 8), 5)):
+        here, _ = listen(train([some_arm(network=network)], "cpu"))
+        sent, _ = listen(train([some_arm(network=network)], "cpu", executor=by_mail))
+        assert sent[0].kept.fingerprint == here[0].kept.fingerprint
 
 
 # --- what somebody else has written is never opened ---

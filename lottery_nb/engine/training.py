@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
-from ..core import canonical, fingerprint, global_seed, LotteryError, pick_device
+from ..core import canonical, fingerprint, global_seed, LotteryError, name_of, pick_device, Reference
 from ..events import ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event, Layout
 from ..events import NotSaved, StateKept, Tick
 from ..data.batches import epoch_draws, epoch_order, Split
@@ -377,7 +377,15 @@ class Job:
         return _train_group(self.arms, self.device, self.recall, template)
 
     def __reduce__(self) -> tuple:
-        return Job, (list(self.arms), self.device, self.recall, self.threads)
+        return Job, ([_to_send(a) for a in self.arms], self.device, self.recall, self.threads)
+
+
+def _to_send(arm: Arm) -> Arm:
+    "An arm that another process can read: a function without a name goes with it."
+    name = arm.network.name
+    if isinstance(name, (str, Reference)) or hasattr(name, "plain") or name_of(name):
+        return arm
+    return replace(arm, network=arm.network.with_(name=Reference.to(name)))
 
 # %% ../../nbs/engine/26_training.ipynb #54a99919
 def _two_steps(arm: Arm, device: torch.device) -> None:

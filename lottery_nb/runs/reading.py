@@ -315,7 +315,7 @@ def neighbours(
         return [beside.path for beside in folders_in(folder.parent) if beside.path != folder]
     return []
 
-
+# %% ../../nbs/runs/32_reading.ipynb #83920a1b
 def named_runs(
     places: Iterable[str | Path],  # runs, and folders with runs in them
     folder: Path,  # of the run that takes from them, which is left out

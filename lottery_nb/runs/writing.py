@@ -58,8 +58,9 @@ NUMBERS = ("score", "epoch", "waited", "seconds", "failed", "ended", "validation
 def write_arms(
     path: Path,  # '….safetensors'
     saved: Mapping[str, Saved],  # identity -> state or result
+    sign: bool = True,  # with the user's own key
 ) -> None:
-    "Write states or results of arms to one file; results are signed with the user's own key."
+    "Write states or results of arms to one file."
     tensors: dict[str, Tensor] = {}
     arms: dict[str, dict] = {}
     for k, (identity, s) in enumerate(saved.items()):
@@ -71,8 +72,7 @@ def write_arms(
         lines = [e.line() for e in s.events]
         arms[identity] = {"record": numbers, "points": points, "metrics": s.metrics, "told": lines}
     record = {"file": path.stem, "arms": list(arms.items())}
-    ended = all(s.now is None for s in saved.values())
-    write_tensors(path, tensors, record | (_signature(tensors, record) if ended else {}))
+    write_tensors(path, tensors, record | (_signature(tensors, record) if sign else {}))
 
 
 def _snapshots_of(saved: Saved) -> dict[str, Snapshot]:
@@ -161,6 +161,7 @@ class Arms(Recall):
             str, str
         ] = {}  # run beside this one that has wanted arms, not signed -> why, if not that
         self.silent = False  # whether that was said
+        self.doubtful: set[str] = set()  # arms that go on from a state that this user did not sign
         self.stored: set[str] = set()  # fingerprints of snapshots of tickets that were kept
         self.next_state = 0.0  # when the state of a stack is kept again
         self.past = Tail(RunFolder(folder.parent).log, only=["Layout"])
@@ -192,8 +193,11 @@ class Arms(Recall):
 
     def state(self, identity: str) -> dict[str, Saved]:
         "The arms of a stack as they stood at its last saved epoch; none for a file that is damaged."
-        with suppress(Unreadable):
-            return read_arms(self.file(identity))
+        for signed in (True, False):
+            with suppress(Unreadable):
+                saved = read_arms(self.file(identity), signed)
+                self.doubtful |= set() if signed else set(saved)
+                return saved
         return {}
 
     def layout(self, arms: Sequence[str]) -> Layout | None:
@@ -221,7 +225,12 @@ class Arms(Recall):
 
     def keep_result(self, identity: str, saved: Saved) -> None:
         "Write an arm's result."
-        write_arms(safe_child(self.folder, f"{identity}.safetensors"), {identity: saved})
+        self.write(safe_child(self.folder, f"{identity}.safetensors"), {identity: saved})
+
+    def write(self, file: Path, saved: Mapping[str, Saved]) -> None:
+        "Write arms, signed unless they go on from a state that this user did not sign."
+        how = {} if self.doubtful.isdisjoint(saved) else {"sign": False}
+        write_arms(file, saved, **how)
 
     def keep_state(self, identity: str, arms: Callable[[], Mapping[str, Saved]]) -> bool:
         "Write a stack's state, where that takes at most a twentieth of the time and no other stack is at it."
@@ -229,7 +238,7 @@ class Arms(Recall):
             return False
         clock, self.next_state = time.monotonic(), math.inf
         try:
-            write_arms(self.file(identity), arms())
+            self.write(self.file(identity), arms())
         finally:
             self.next_state = time.monotonic() + 20 * (time.monotonic() - clock)
         return True
