@@ -292,28 +292,30 @@ def store(folder, root=ROOT):
         if "machine" not in result:
             print(f"{key}: it tells no machine, so it is left out")
             continue
-        by_card.setdefault((result["machine"]["slug"], result["toy"]), {})[key] = result
-    for (card, toy), results in by_card.items():
-        for path in stored(card, toy, results, root, kept_paper):
+        card, torch = result["machine"]["slug"], result["machine"]["versions"]["torch"].partition("+")[0]
+        name = f"on-gpu-{card}" + f"-rehearsed-torch-{torch}" * result["toy"]
+        by_card.setdefault((name, result["toy"]), {})[key] = result
+    for (name, toy), results in by_card.items():
+        for path in stored(name, toy, results, root, kept_paper):
             print(f"kept in {path}")
     return 0
 
 
-def stored(card, toy, results, root, kept_paper):
-    """Write what one card gave; the paths."""
-    path = root / "bench/results" / f"on-gpu-{card}{'-rehearsed' * toy}.json"
+def stored(name, toy, results, root, kept_paper):
+    """Write what one card gave; the paths. A rehearsal is kept by its torch, and nothing else of it."""
+    path = root / "bench/results" / f"{name}.json"
     old = json.loads(path.read_text(encoding="utf-8"))["phases"] if path.exists() else []
     merged = {r["key"]: r for r in old} | results
     slim = [{**r, "pieces": {n: without_rows(p) for n, p in r["pieces"].items()}} for r in merged.values()]
-    write(path, {"card": card, "toy": toy, "phases": slim})
+    write(path, {"toy": toy, "phases": slim})
     yield path
-    for result in results.values():
-        for piece in result["pieces"].values():
-            if "bench" in piece and not toy:
-                write(to := root / "bench/results" / f"{card}.json", merged_bench(to, piece["bench"]))
-                yield to
-            if "paper" in piece and not toy:
-                yield kept_paper(piece["paper"], root / "papers/results")
+    for piece in (p for r in results.values() for p in r["pieces"].values() if not toy):
+        if "bench" in piece:
+            to = root / "bench/results" / f"{name.removeprefix('on-gpu-')}.json"
+            write(to, merged_bench(to, piece["bench"]))
+            yield to
+        if "paper" in piece:
+            yield kept_paper(piece["paper"], root / "papers/results")
 
 
 def without_rows(piece):
