@@ -17,8 +17,10 @@ import pytest
 import torch
 from test_packaging import DRAWS, DRAWS_NOTHING, MODULES
 
+from lottery_nb.core import fingerprint, LotteryError
 from lottery_nb.data.builtin import load_fashion_mnist
 from lottery_nb.data.domains import domain
+from lottery_nb.papers.papers import kept
 
 ROOT = Path(on_gpu.__file__).parents[1]
 BLOCKED = (
@@ -111,7 +113,8 @@ def test_it_all_runs_at_toy_size_where_nothing_draws(bare, tmp_path):
     assert again.stdout.count("done before") == len(on_gpu.PHASES)  # nothing is measured twice
     on_gpu.store(out, tmp_path / "root")
     [kept] = (tmp_path / "root").rglob("*.json")
-    assert kept.name.endswith("-rehearsed.json") and kept.parent.name == "results"
+    assert f"-rehearsed-torch-{torch.__version__.partition('+')[0]}" in kept.name
+    assert kept.parent == tmp_path / "root/bench/results"
     assert {r["key"] for r in json.loads(kept.read_text())["phases"]} == known.keys()
 
 
@@ -231,6 +234,62 @@ def test_eight_files_come_back_whatever_was_measured(faked, tmp_path, monkeypatc
     assert sorted(on_gpu.read(tmp_path / "out")) == names
     assert faked("--again", names[0], "--phases", names[0], b=0) == 0
     assert list(on_gpu.read(tmp_path / "out")[names[0]]["pieces"]) == ["b"]
+
+
+# --- what came back ---
+
+
+def came_back(seed, device="NVIDIA H100"):
+    """A phase's result with a piece of the benchmark, and one with a seed of a paper."""
+    machine = {"slug": "nvidia-h100", "versions": {"torch": "2.11.0+cu130"}}
+    columns = "run source domain role start round density seed epoch split metric value".split()
+    table = ",".join(columns) + f"\ndigits,digits,digits,dense,rewind,0,1,{seed},1,test,accuracy,0.9\n"
+    run = {"plan_hash": "p", "device_name": device, "date": f"day {seed}", "seconds": 1.0, "floor": 0.0}
+    about = {
+        "paper": "toy",
+        "scale": "gpu",
+        "note": "",
+        "hash": f"h{seed}",
+        "design": "d",
+        "runs": {"digits": run},
+    }
+    paper = {"name": "toy-gpu", "about": {**about, "table": fingerprint(table)}, "table": table}
+    bench = {"machine": {"device": device}, "pieces": {f"piece {seed}": {}}, "alone": {}}
+    pieces = {"work": {"took": 1.0, "bench": bench}, "all of it": {"took": 2.0, "paper": paper}}
+    return {
+        "key": f"pictures-seed{seed}",
+        "state": "done",
+        "toy": False,
+        "machine": machine,
+        "pieces": pieces,
+    }
+
+
+def test_what_came_back_on_several_days_is_kept_together(tmp_path, capsys):
+    for seed, device in ((0, "NVIDIA H100"), (3, "NVIDIA H200"), (0, "NVIDIA H100")):
+        on_gpu.write(tmp_path / f"day{seed}" / "paper.json", came_back(seed, device))
+        assert on_gpu.store(tmp_path / f"day{seed}", tmp_path / "root") == 0
+    assert capsys.readouterr().out.count("kept in") == 9
+    figures = json.loads((tmp_path / "root/bench/results/on-gpu-nvidia-h100.json").read_text())
+    assert [p["key"] for p in figures["phases"]] == ["pictures-seed0", "pictures-seed3"]
+    assert figures["phases"][0]["pieces"] == {"work": {"took": 1.0}, "all of it": {"took": 2.0}}
+    bench = json.loads((tmp_path / "root/bench/results/nvidia-h100.json").read_text())
+    assert set(bench["pieces"]) == {"piece 0", "piece 3"}
+    found = kept("toy", "gpu", tmp_path / "root/papers/results")
+    assert sorted(found.frame["seed"]) == [0, 3] and len(found.about["days"]) == 2
+    assert found["digits"].info["device_name"] == "NVIDIA H200, NVIDIA H100"
+    assert found["digits"].info["date"] == "day 3, day 0" and found["digits"].info["seconds"] == 2.0
+
+
+def test_results_of_another_plan_are_not_mixed_in(tmp_path):
+    on_gpu.write(tmp_path / "one" / "paper.json", came_back(0))
+    on_gpu.store(tmp_path / "one", tmp_path / "root")
+    other = came_back(1)
+    other["pieces"]["all of it"]["paper"]["about"]["design"] = "another"
+    on_gpu.write(tmp_path / "two" / "paper.json", other)
+    with pytest.raises(LotteryError, match="not only of other seeds"):
+        on_gpu.store(tmp_path / "two", tmp_path / "root")
+    assert set(kept("toy", "gpu", tmp_path / "root/papers/results").frame["seed"]) == {0}
 
 
 # --- what is taken along ---

@@ -19,7 +19,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -208,7 +208,17 @@ def deterministic():
 def about(device):
     """What the figures of a process belong to."""
     told_of = machine(device, torch.get_num_threads())
-    packages = ("numpy", "pandas", "timm", "transformers", "lightning", "fastai", "fasterai", "plotly", "triton")
+    packages = (
+        "numpy",
+        "pandas",
+        "timm",
+        "transformers",
+        "lightning",
+        "fastai",
+        "fasterai",
+        "plotly",
+        "triton",
+    )
     there = {name: getattr(sys.modules.get(name), "__version__", version(name)) for name in packages}
     more = {"slug": slug(told_of["device"]), "cuda": torch.version.cuda, "packages": there}
     if device.type == "cuda":
@@ -250,21 +260,23 @@ def modules():
     return {"not imported": lost, "holds": all(why.split(".")[0] in DRAWING for why in lost.values())}
 
 
-def product_rates(job):
-    """Operations a second of square matrix products, in each precision."""
-    n, rates = job.size(8192, 256), {}
+@cache
+def product_rates(device, n):
+    """Operations a second of square matrix products, in each precision; measured once in a process."""
+    rates = {}
     for name, dtype in {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}.items():
-        rates[name] = matmul_peak(job.device, dtype, n if name != "fp64" else n // 2)
+        rates[name] = matmul_peak(device, dtype, n if name != "fp64" else n // 2)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
-    rates["tf32"] = matmul_peak(job.device, torch.float32, n)
+    rates["tf32"] = matmul_peak(device, torch.float32, n)
     torch.set_float32_matmul_precision(before)
     return rates
 
 
 def products(job):
     """`product_rates` as a piece."""
-    return {f"{name} TFLOP/s": rate / 1e12 for name, rate in product_rates(job).items()}
+    rates = product_rates(job.device, job.size(8192, 256))
+    return {f"{name} TFLOP/s": rate / 1e12 for name, rate in rates.items()}
 
 
 def copies(job):
@@ -347,7 +359,10 @@ def exact_counts(job):
     """Promise 2: masks from scores on the device keep exactly as many, the same ones as on the CPU, ties included."""
     kept, wrong = [], 0
     for n, density in ((1000, 0.2), (job.size(5_000_000, 10_000), 0.137), (999, 0.5)):
-        scores = {"a": (torch.rand(n, generator=generator(0, "scores", n)) * 100).floor(), "b": torch.zeros(7, 3)}
+        scores = {
+            "a": (torch.rand(n, generator=generator(0, "scores", n)) * 100).floor(),
+            "b": torch.zeros(7, 3),
+        }
         here = prune(scores, Mask.dense(scores), density)
         with deterministic():
             there = prune({k: s.to(job.device) for k, s in scores.items()}, Mask.dense(scores), density)
@@ -472,22 +487,40 @@ def parity(job):
 
 def marked():
     """Test files that have a test marked gpu."""
-    return [p for p in sorted((ROOT / "tests").glob("test_*.py")) if "pytest.mark.gpu" in p.read_text(encoding="utf-8")]
+    return [
+        p
+        for p in sorted((ROOT / "tests").glob("test_*.py"))
+        if "pytest.mark.gpu" in p.read_text(encoding="utf-8")
+    ]
 
 
 def tested(job):
     """Run the tests that are marked gpu."""
     report, files = job.folder / "report.xml", [str(path) for path in marked()]
     how = ["-m", "gpu", "-q", "-n", "0", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    done = subprocess.run([sys.executable, "-m", "pytest", *how, *files], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *how, *files], cwd=ROOT, capture_output=True, text=True
+    )
     if not report.exists():
         return {"failed": f"pytest ended with {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"}
     cases = list(ElementTree.parse(report).iter("testcase"))
-    states = {case.get("name"): next((c.tag for c in case if c.tag != "system-out"), "passed") for case in cases}
+    states = {
+        case.get("name"): next((c.tag for c in case if c.tag != "system-out"), "passed") for case in cases
+    }
     counts = {word: list(states.values()).count(word) for word in ("passed", "failure", "error", "skipped")}
-    texts = {case.get("name"): (c.text or "")[-1500:] for case in cases for c in case if c.tag in ("failure", "error")}
+    texts = {
+        case.get("name"): (c.text or "")[-1500:]
+        for case in cases
+        for c in case
+        if c.tag in ("failure", "error")
+    }
     ran = counts["passed"] > 0 or job.device.type != "cuda"
-    return {**counts, "states": states, "texts": texts, "holds": ran and not counts["failure"] + counts["error"]}
+    return {
+        **counts,
+        "states": states,
+        "texts": texts,
+        "holds": ran and not counts["failure"] + counts["error"],
+    }
 
 
 def tests(job):
@@ -502,7 +535,9 @@ def rate_of(job, d, network, n, recipe, layout, repeats=3):
     asked = {"device": str(job.device), "layout": layout}
 
     def arms(epochs):
-        return arms_on(d, network, n, replace(recipe, epochs=epochs), job.size(1.0, 0.2), returns_weights=False)
+        return arms_on(
+            d, network, n, replace(recipe, epochs=epochs), job.size(1.0, 0.2), returns_weights=False
+        )
 
     rates = [speed(arms, asked) for _ in range(job.size(repeats, 1))]
     return {"images/s": statistics.median(rates), "each": rates}
@@ -510,9 +545,11 @@ def rate_of(job, d, network, n, recipe, layout, repeats=3):
 
 def stacked(job, network, name, n, precision):
     """Arms that share their steps, and how many times as fast as one by one."""
-    d = corpus(job) if network == "text-cnn" else pictures(job, name, 6000)
-    recipe = Recipe("sgd", lr=0.02, batch_size=job.size(128, 32), schedule="constant", keep="last", precision=precision)
-    together = rate_of(job, d, network, n, recipe, "stacked")
+    d = corpus(job) if network == "text-cnn" else pictures(job, name, 20_000 if "lenet" in network else 6000)
+    recipe = Recipe(
+        "sgd", lr=0.02, batch_size=job.size(128, 32), schedule="constant", keep="last", precision=precision
+    )
+    together = rate_of(job, d, network, n, recipe, "stacked", 1 if n > 16 else 3)
     alone = rate_of(job, d, network, 1, recipe, "alone")
     times = together["images/s"] / alone["images/s"]
     about_it = {"arms": n, "precision": precision, "pictures": d.name, "times as fast": times}
@@ -528,8 +565,8 @@ def stacks(job):
     return {
         f"{title}, {n} arms, {precision}": partial(stacked, job, network, name, n, precision)
         for title, (network, name, numbers, precisions) in asked.items()
-        for precision in precisions
         for n in numbers
+        for precision in precisions
     }
 
 
@@ -540,17 +577,17 @@ def resnet_recipe(job, precision, batch):
 def shares(job, d, network, rate):
     """Operations a second, and their share of the peaks that are measured now."""
     flops = rate * flops_of(Network(network, d.shape, d.n_classes))
-    peaks = product_rates(job)
+    peaks = product_rates(job.device, job.size(8192, 256))
     share = {f"share of {name} peak": flops / peaks[name] for name in ("bf16", "tf32")}
     return {"TFLOP/s": flops / 1e12, **share, "peaks": peaks}
 
 
-def network_speed(job, network, precision, batch):
+def network_speed(job, network, precision, batch, repeats=3):
     """Training speed of a network on all of CIFAR-10."""
     network, d = job.size(network, "resnet-20"), replace(pictures(job, "cifar10"), held_out=0.02)
     if job.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.device)
-    rate = rate_of(job, d, network, 1, resnet_recipe(job, precision, job.size(batch, 32)), "alone")
+    rate = rate_of(job, d, network, 1, resnet_recipe(job, precision, job.size(batch, 32)), "alone", repeats)
     memory = torch.cuda.max_memory_allocated(job.device) / 2**30 if job.device.type == "cuda" else None
     return {**rate, **shares(job, d, network, rate["images/s"]), "pictures": d.name, "memory GiB": memory}
 
@@ -568,7 +605,11 @@ def profiled(job, network="resnet-18", batch=512, precision="bf16"):
     """Where the time of some steps goes."""
     from torch.profiler import profile, ProfilerActivity
 
-    d, network, gpu = pictures(job, "cifar10", 20_000), job.size(network, "resnet-20"), job.device.type == "cuda"
+    d, network, gpu = (
+        pictures(job, "cifar10", 20_000),
+        job.size(network, "resnet-20"),
+        job.device.type == "cuda",
+    )
     recipe = replace(resnet_recipe(job, precision, job.size(batch, 32)), steps=job.size(20, 2))
     arms = arms_on(d, network, 1, recipe, job.size(1.0, 0.2), returns_weights=False)
     trained(arms, job.device)
@@ -576,11 +617,19 @@ def profiled(job, network="resnet-18", batch=512, precision="bf16"):
         begin = waited(job.device)
         trained(arms, job.device)
         wall = waited(job.device) - begin
-    field = "self_device_time_total" if gpu else "self_cpu_time_total"
-    rows = [(e.key[:110], getattr(e, field) / 1e3, e.count) for e in seen.key_averages() if getattr(e, field) > 0]
-    rows.sort(key=lambda row: -row[1])
-    busy = sum(ms for _, ms, _ in rows if not gpu or ms) / 1e3
-    return {"seconds": wall, "busy": min(1.0, busy / wall), "rows": rows[:25], "steps": recipe.steps}
+    told = {kind: times_in(seen.key_averages(), kind) for kind in ("kernels", "operations")}
+    busy = sum(ms for _, ms, _ in told["kernels"]) / 1e3
+    return {"seconds": wall, "busy": busy / wall, "steps": recipe.steps} | {
+        k: v[:20] for k, v in told.items()
+    }
+
+
+def times_in(averages, kind):
+    """Name, milliseconds and number of what ran on a GPU (kernels), or on the CPU (operations), the longest first."""
+    on_cpu = kind == "operations"
+    field = "self_cpu_time_total" if on_cpu else "self_device_time_total"
+    chosen = [e for e in averages if (e.device_type == torch.autograd.DeviceType.CPU) == on_cpu]
+    return sorted(((e.key[:110], getattr(e, field) / 1e3, e.count) for e in chosen), key=lambda row: -row[1])
 
 
 def bare_step(job, how):
@@ -588,6 +637,14 @@ def bare_step(job, how):
     gpu = job.device.type == "cuda"
     if how != "plain" and not gpu:
         return {"not measured": "it needs a GPU"}
+    try:
+        return bare_rate(job, how)
+    except Exception as e:  # torch.compile needs a compiler, which is no fault of ours
+        return {"not measured": f"{type(e).__name__}: {e}"[:800]}
+
+
+def bare_rate(job, how):
+    """Pictures a second of `bare_step`."""
     network, batch = job.size("resnet-18", "resnet-20"), job.size(512, 16)
     model = Network(network, (3, 32, 32), 10, job.size(1.0, 0.2)).build(0)
     model = model.to(job.device, memory_format=torch.channels_last)
@@ -638,8 +695,8 @@ def resnet18(job):
         "bare step, plain": partial(bare_step, job, "plain"),
         "bare step, one CUDA graph": partial(bare_step, job, "one CUDA graph"),
         "ResNet-18, bf16, batch 512, cudnn.benchmark": partial(with_benchmark, job),
-        "ResNet-18, fp32, batch 512": partial(network_speed, job, "resnet-18", "fp32", 512),
-        "ResNet-20, bf16, batch 128": partial(network_speed, job, "resnet-20", "bf16", 128),
+        "ResNet-18, fp32, batch 512": partial(network_speed, job, "resnet-18", "fp32", 512, 1),
+        "ResNet-20, bf16, batch 128": partial(network_speed, job, "resnet-20", "bf16", 128, 1),
         "profile of ResNet-20": partial(profiled, job, "resnet-20", 128),
         "bare step, compiled": partial(bare_step, job, "compiled"),
     }
@@ -651,7 +708,7 @@ def resnet18(job):
 def benchmarked(job, letter):
     """A work of the benchmark, with the peers that this Python has."""
     out, peers = job.folder / "bench", None if job.toy else sys.executable
-    path = bench((letter,), peers, job.size(3, 1), str(job.device), out, quick=job.toy, show=False)
+    path = bench((letter,), peers, 1, str(job.device), out, quick=job.toy, show=False)
     return {"bench": json.loads(path.read_text(encoding="utf-8"))}
 
 
@@ -666,7 +723,9 @@ def fair_plan(job):
     source = pictures(job, "fashion_mnist")
     schedule, seeds = geometric(0.2, job.size(10, 2)), job.size(5, 2)
     how = dict(schedule=schedule, recipe=recipe, seeds=seeds, controls=controls, width=job.size(1.0, 0.1))
-    return FindPlan("digits@200" if job.toy else "fashion_mnist" if source.name != "made-up" else source, **how)
+    return FindPlan(
+        "digits@200" if job.toy else "fashion_mnist" if source.name != "made-up" else source, **how
+    )
 
 
 def fair_test(job):
@@ -756,7 +815,9 @@ def whole_paper(job, paper, work):
     done = run_paper(paper, work, job.device, False, job.size("alone", "auto"))
     path = keep(paper, done, job.folder / "kept")
     table = gzip.decompress(path.with_suffix(".csv.gz").read_bytes()).decode()
-    return {"paper": {"name": path.stem, "about": json.loads(path.read_text(encoding="utf-8")), "table": table}}
+    return {
+        "paper": {"name": path.stem, "about": json.loads(path.read_text(encoding="utf-8")), "table": table}
+    }
 
 
 def kept_paper(paper, folder):

@@ -49,8 +49,8 @@ PHASES = (
     Phase("parity", 120, "CPU and GPU to 1e-10 in double precision, masks, promises 1 to 4, moves, memory"),
     Phase("tests", 80, "every test marked gpu"),
     Phase("stacks", 80, "stacked against alone: LeNet, ResNet-20"),
-    Phase("resnet18", 110, "ResNet-18, batch 512: images a second, share of the peak, where the time goes"),
-    Phase("peers", 240, "the benchmark in its GPU sizes, with the peers that are there"),
+    Phase("resnet18", 130, "ResNet-18, batch 512: images a second, share of the peak, where the time goes"),
+    Phase("peers", 270, "the benchmark in its GPU sizes, with the peers that are there"),
     Phase("fair", 100, "LeNet, 5 seeds, 10 rounds, 4 controls"),
     Phase("workbench", 45, "the workbench's line on the GPU, of a real worker"),
     Phase("paper", 270, "a seed of a paper (--paper, --seed)"),
@@ -78,7 +78,9 @@ def write(path, content):
 def read(*places):
     """What is known so far: phase -> result. Places are files or folders, later ones count more; a file that is none of ours is passed over."""
     known = {}
-    folders = {p: sorted(p.glob("*.json"), key=lambda f: f.name != EARLIER) for p in map(Path, places) if p.is_dir()}
+    folders = {
+        p: sorted(p.glob("*.json"), key=lambda f: f.name != EARLIER) for p in map(Path, places) if p.is_dir()
+    }
     for path in (f for p in map(Path, places) for f in folders.get(p, [p])):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -115,7 +117,9 @@ def surroundings(args, phase):
     places = [str(ROOT), str(ROOT / "tools"), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
     if args.data:
-        env["LOTTERY_DATA"] = os.pathsep.join([str(args.data.resolve()), *filter(None, [env.get("LOTTERY_DATA")])])
+        env["LOTTERY_DATA"] = os.pathsep.join(
+            [str(args.data.resolve()), *filter(None, [env.get("LOTTERY_DATA")])]
+        )
     if phase.name == "parity":
         env["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it matrix products are not deterministic
     return env
@@ -234,7 +238,9 @@ def first_of(images, labels, n):
         content = gzip.decompress(path.read_bytes())
         size = (len(content) - head) // struct.unpack(">I", content[4:8])[0]
         count = struct.pack(">I", n)
-        parts.append(gzip.compress(content[:4] + count + content[8:head] + content[head : head + n * size], 9, mtime=0))
+        parts.append(
+            gzip.compress(content[:4] + count + content[8:head] + content[head : head + n * size], 9, mtime=0)
+        )
     return parts
 
 
@@ -263,7 +269,9 @@ def pack(folder):
     places = [Path(p) for p in os.environ.get("LOTTERY_DATA", "").split(os.pathsep) if p]
     source = next((p for p in places if list(p.glob(TAKEN[0]))), None)
     if source is None:
-        raise LotteryError("LOTTERY_DATA names no folder with cifar10-*.parquet: set it to the folder of the real data")
+        raise LotteryError(
+            "LOTTERY_DATA names no folder with cifar10-*.parquet: set it to the folder of the real data"
+        )
     if folder.exists() and any(folder.iterdir()):
         raise LotteryError(f"--pack {folder}: it is not empty, give a new folder")
     taken = [path for pattern in TAKEN for path in sorted(source.glob(pattern))]
@@ -274,8 +282,12 @@ def pack(folder):
     room = ROOM - SPARE - tracked() - sum(p.stat().st_size for p in taken)
     n = packed_fashion(source / FASHION, folder / FASHION, room) if (source / FASHION).is_dir() else 0
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    print(f"{folder}: {size / 2**20:.1f} MiB, {n:,} training pictures of Fashion-MNIST; with the repository's files")
-    print(f"{(size + tracked()) / 2**20:.1f} of {ROOM / 2**20:.0f} MiB. Take it along and give --data {folder} there.")
+    print(
+        f"{folder}: {size / 2**20:.1f} MiB, {n:,} training pictures of Fashion-MNIST; with the repository's files"
+    )
+    print(
+        f"{(size + tracked()) / 2**20:.1f} of {ROOM / 2**20:.0f} MiB. Take it along and give --data {folder} there."
+    )
     return 0
 
 
@@ -286,34 +298,38 @@ def store(folder, root=ROOT):
 
     known = read(folder)
     if not known:
-        raise LotteryError(f"--store {folder}: it has no results of this tool, give the folder that --out named")
+        raise LotteryError(
+            f"--store {folder}: it has no results of this tool, give the folder that --out named"
+        )
     by_card = {}
     for key, result in known.items():
         if "machine" not in result:
             print(f"{key}: it tells no machine, so it is left out")
             continue
-        by_card.setdefault((result["machine"]["slug"], result["toy"]), {})[key] = result
-    for (card, toy), results in by_card.items():
-        for path in stored(card, toy, results, root, kept_paper):
+        card, torch = result["machine"]["slug"], result["machine"]["versions"]["torch"].partition("+")[0]
+        name = f"on-gpu-{card}" + f"-rehearsed-torch-{torch}" * result["toy"]
+        by_card.setdefault((name, result["toy"]), {})[key] = result
+    for (name, toy), results in by_card.items():
+        for path in stored(name, toy, results, root, kept_paper):
             print(f"kept in {path}")
     return 0
 
 
-def stored(card, toy, results, root, kept_paper):
-    """Write what one card gave; the paths."""
-    path = root / "bench/results" / f"on-gpu-{card}{'-rehearsed' * toy}.json"
+def stored(name, toy, results, root, kept_paper):
+    """Write what one card gave; the paths. A rehearsal is kept by its torch, and nothing else of it."""
+    path = root / "bench/results" / f"{name}.json"
     old = json.loads(path.read_text(encoding="utf-8"))["phases"] if path.exists() else []
     merged = {r["key"]: r for r in old} | results
     slim = [{**r, "pieces": {n: without_rows(p) for n, p in r["pieces"].items()}} for r in merged.values()]
-    write(path, {"card": card, "toy": toy, "phases": slim})
+    write(path, {"toy": toy, "phases": slim})
     yield path
-    for result in results.values():
-        for piece in result["pieces"].values():
-            if "bench" in piece and not toy:
-                write(to := root / "bench/results" / f"{card}.json", merged_bench(to, piece["bench"]))
-                yield to
-            if "paper" in piece and not toy:
-                yield kept_paper(piece["paper"], root / "papers/results")
+    for piece in (p for r in results.values() for p in r["pieces"].values() if not toy):
+        if "bench" in piece:
+            to = root / "bench/results" / f"{name.removeprefix('on-gpu-')}.json"
+            write(to, merged_bench(to, piece["bench"]))
+            yield to
+        if "paper" in piece:
+            yield kept_paper(piece["paper"], root / "papers/results")
 
 
 def without_rows(piece):
@@ -336,7 +352,9 @@ def names(text):
     chosen = [word.strip() for word in text.split(",") if word.strip()]
     for name in chosen:
         if name not in known:
-            raise argparse.ArgumentTypeError(f"{name!r} is no phase: choose any of {', '.join(p.name for p in PHASES)}")
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no phase: choose any of {', '.join(p.name for p in PHASES)}"
+            )
     return chosen
 
 

@@ -90,9 +90,18 @@ SIZES = {
         note="three of the five domains, the first 100 pieces of a review, a network at 16 % of its width, "
         "6 epochs, 6 rounds",
     ),
-    "gpu": Size(
-        *(AMAZON, "~bpe(8000,200,amazon-*)", "", 1.0, replace(TRAINING, lr=1.5e-3, epochs=8, batch_size=64)),
-        *(6, 1, 0.75, (), (3, 6), ("reinit", "shuffled")),
+    "gpu": replace(
+        SMOKE,
+        domains=AMAZON,
+        reading="~bpe(8000,200,amazon-*)",
+        limit="",
+        width=1.0,
+        recipe=replace(TRAINING, lr=1.5e-3, epochs=8, batch_size=64),
+        rounds=6,
+        seeds=1,
+        floor=0.75,
+        carried=(3, 6),
+        controls=("reinit", "shuffled"),
         note="the paper's network on all five domains and all pairs, the first 200 pieces of a review, "
         "8 epochs in batches of 64, 6 rounds, of the controls reinit and shuffled",
     ),
