@@ -161,7 +161,7 @@ def _multiplied(w: Watch, factors: Sequence[Tensor]) -> bool:
 
 
 def _note_inputs(w: Watch, op: str, args: tuple, factors: Sequence[Tensor]) -> None:
-    "Note for the weights in a product with data over which of their dimensions it sums: the one that has the same stride."
+    "Note for the weights in a product with data over which of their dimensions it sums: the one of the same size and stride."
     if op in UNPLACED or not any(_place(t) in w.data for t in factors):
         return
     kernel, transposed = "convolution" in op, "convolution" in op and len(args) > 8 and args[6] is True
@@ -171,7 +171,7 @@ def _note_inputs(w: Watch, op: str, args: tuple, factors: Sequence[Tensor]) -> N
             axis = 0 if transposed else 1
         for name in w.names(t) & w.strides.keys():
             layout = enumerate(zip(w.strides[name], w.shapes[name], strict=True))
-            fitting = [k for k, (stride, size) in layout if stride == t.stride(axis) and size > 1]
+            fitting = [k for k, (s, size) in layout if s == t.stride(axis) and size == t.shape[axis]]
             if fitting:
                 w.inputs.setdefault(name, Inputs(fitting[0], args[8] if transposed else 1))
 
