@@ -313,7 +313,7 @@ def _agrees(
     tensors = [dict((*m.named_parameters(), *m.named_buffers())) for m in nets]
     model, draws = deepcopy(nets[0]), [torch.Generator().manual_seed(k) for k in range(len(nets))]
     owned = install(model, {n: side_by_side([t[n].detach() for t in tensors]) for n in tensors[0]})
-    tables = {n: b.clone() for n, b in model.named_buffers() if is_table(b)}
+    tables = {n: b.clone() for n, b in model.named_buffers() if is_table(tensors[0][n])}
     try:
         with torch.no_grad():
             both = torch.cat(tuple(inputs))
