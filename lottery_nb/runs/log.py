@@ -425,8 +425,9 @@ def _with_notes(frame: pd.DataFrame, state: RunState) -> pd.DataFrame:
     ends = sorted((e for e in state.failed if _placed(state, e.arm)), key=lambda e: e.arm)
     failed = ((*_tags(state, e.arm), e.reason) for e in ends)
     empty = (e.says() for e in state.empty.values())
-    notes = {FAILED: failed, NETWORK_DENSITY: _network_densities(state), EMPTY: empty}
-    notes[TO_COME] = filter(None, [state.to_come])
+    to_come = [state.to_come] if state.to_come else []
+    notes: dict[str, Iterable] = {FAILED: failed, EMPTY: empty, TO_COME: to_come}
+    notes[NETWORK_DENSITY] = _network_densities(state)
     frame.attrs = {name: kept for name, found in notes.items() if (kept := Records(found))}
     return frame
 
