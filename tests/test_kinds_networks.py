@@ -439,6 +439,7 @@ def test_a_pattern_on_gpt2_lies_along_its_inputs():
         ),
         (lambda: nn.ConvTranspose2d(4, 4, 3, groups=4), "has 1 inputs in each group"),
         (lambda: nn.Conv2d(4, 4, 3, groups=2), "has 2 inputs, which"),
+        (lambda: nn.Conv2d(4, 4, 3, groups=4), "has 1 inputs, which"),
     ],
 )
 def test_blocks_do_not_reach_from_one_group_into_the_next(layer, says):

@@ -55,14 +55,14 @@ MEETINGS |= dict.fromkeys(("cat", "stack", "where", "index_put", "copy"), "joine
 MEETINGS |= dict.fromkeys(("native_layer_norm", "native_group_norm", "native_batch_norm"), "normalises")
 "Operation in which a parameter meets the data -> what it does there."
 
-# %% ../../nbs/models/11a_uses.ipynb #59aedb7a
+
 class Inputs(NamedTuple):
     "Where the inputs of a weight lie, over which its product sums."
 
     axis: int = 1  # its dimension: 1 of torch's layers, 0 of a transposed convolution and of GPT-2's layers
     groups: int = 1  # parts of that dimension, each of which makes outputs of its own
 
-
+# %% ../../nbs/models/11a_uses.ipynb #59aedb7a
 def _place(t: Tensor) -> int:
     "What a tensor and its views have in common."
     try:
@@ -159,9 +159,9 @@ def _multiplied(w: Watch, factors: Sequence[Tensor]) -> bool:
                 w.zeros[name] = [zeros + int((t == 0).sum()), numbers + t.numel()]
     return tokens or not alone
 
-# %% ../../nbs/models/11a_uses.ipynb #2c4c71b3
+
 def _note_inputs(w: Watch, op: str, args: tuple, factors: Sequence[Tensor]) -> None:
-    "Note for the weights in a product with data over which of their dimensions it sums: the one that has the same stride."
+    "Note for the weights in a product with data over which of their dimensions it sums: the one of the same size and stride."
     if op in UNPLACED or not any(_place(t) in w.data for t in factors):
         return
     kernel, transposed = "convolution" in op, "convolution" in op and len(args) > 8 and args[6] is True
@@ -171,7 +171,7 @@ def _note_inputs(w: Watch, op: str, args: tuple, factors: Sequence[Tensor]) -> N
             axis = 0 if transposed else 1
         for name in w.names(t) & w.strides.keys():
             layout = enumerate(zip(w.strides[name], w.shapes[name], strict=True))
-            fitting = [k for k, (stride, size) in layout if stride == t.stride(axis) and size > 1]
+            fitting = [k for k, (s, size) in layout if s == t.stride(axis) and size == t.shape[axis]]
             if fitting:
                 w.inputs.setdefault(name, Inputs(fitting[0], args[8] if transposed else 1))
 

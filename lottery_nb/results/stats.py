@@ -658,8 +658,8 @@ def missing_text(
         why = str(failed[0]["why"]).partition(": ")[0]
         return f"{name} failed in {seeds} seed{'s' * (seeds > 1)}: {why}"
     if to_come := sum(rows.attrs.get(TO_COME, ())):
-        are = "s are" if to_come > 1 else " is"
-        return f"{name} is not there yet: {to_come} network{are} still training or waiting"
+        are = "networks are" if to_come > 1 else "network is"
+        return f"{name} is not there yet: {to_come} {are} still training or waiting"
     there = partners(rows, arm, against)["seed"].unique()
     if len(there):
         return f"{name} has other seeds only: {', '.join(map(str, sorted(there)))}"

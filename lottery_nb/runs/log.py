@@ -475,8 +475,9 @@ def _with_notes(frame: pd.DataFrame, state: RunState) -> pd.DataFrame:
     failed = ((*_tags(state, e.arm), e.reason) for e in ends)
     empty = (e.says() for e in state.empty.values())
     taken = ((e.arm, e.origin) for arm, e in sorted(state.taken.items()) if _placed(state, arm))
-    notes = {FAILED: failed, NETWORK_DENSITY: _network_densities(state), EMPTY: empty, TAKEN: taken}
-    notes[TO_COME] = filter(None, [state.to_come])
+    to_come = [state.to_come] if state.to_come else []
+    notes: dict[str, Iterable] = {FAILED: failed, EMPTY: empty, TAKEN: taken, TO_COME: to_come}
+    notes[NETWORK_DENSITY] = _network_densities(state)
     frame.attrs = {name: kept for name, found in notes.items() if (kept := Records(found))}
     return frame
 
