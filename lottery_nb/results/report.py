@@ -39,6 +39,12 @@ def has_test(
     "Whether any network has a test result; none has where own data came without, or where none has ended yet."
     return bool((frame["split"] == "test").any())
 
+
+NO_TEST = (
+    "There is no test result: its tables and verdicts are left out, "
+    "and the curves are of validation data, by which epochs were chosen."
+)
+
 # %% ../../nbs/results/43_report.ipynb #adbe9a37
 def findings(
     run: Any,  # a run, or only a results frame
@@ -91,10 +97,6 @@ def facts(
     return {k: str(v) for k, v in facts.items() if v not in (None, "")}
 
 # %% ../../nbs/results/43_report.ipynb #aaa17ea3
-NO_TEST = (
-    "There is no test result: its tables and verdicts are left out, "
-    "and the curves are of validation data, by which epochs were chosen."
-)
 SINGLE_RUN = (
     "Single run: one seed says nothing about the next one, so there are no intervals and nothing is ranked."
 )

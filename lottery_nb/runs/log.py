@@ -404,7 +404,7 @@ def _reach(state: RunState, name: str, epochs: float) -> None:
         state.images += arm.images * (epochs - state.reached.get(name, 0.0))
         state.reached[name] = epochs
 
-# %% ../../nbs/runs/31_log.ipynb #e6d25567
+# %% ../../nbs/runs/31_log.ipynb #212c7f0c
 def _taken_in(state: RunState, found: re.Match[bytes]) -> bool:
     "Take the end of an epoch, as we write it, into a state; False for a line that is no event."
     t, name, epoch, train_loss, train_accuracy, loss, accuracy = found.group(1, 2, 3, 6, 7, 8, 9)
@@ -420,7 +420,7 @@ def _taken_in(state: RunState, found: re.Match[bytes]) -> bool:
     state.first = seconds if state.first is None else state.first
     return True
 
-
+# %% ../../nbs/runs/31_log.ipynb #e6d25567
 def feed(
     state: RunState,
     tail: Tail,  # of its log
