@@ -432,7 +432,8 @@ def feed(
         if found and _taken_in(state, found):
             epoch = found
         elif pair := tail.pair(line):
-            epoch = state.add(pair[1], pair[0])
+            epoch = None
+            state.add(pair[1], pair[0])
     state.heard = _epoch_in(epoch)[1] if epoch else state.heard
     return state
 
