@@ -41,6 +41,17 @@ KEPT = 100  # damaged lines that are kept aside, with their numbers
 HEAD = re.compile(rb'\{"t":[0-9.]+,"event":"(\w+)"')  # how we begin a line
 
 
+def _past_hole(file: BinaryIO, at: int) -> int:
+    "Where a file has something again behind a place, or its end: what was never written (after a loss of power, or in a file that is made so) is not read through."
+    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    try:
+        return os.lseek(file.fileno(), at, getattr(os, "SEEK_DATA", os.SEEK_SET))
+    except OSError:  # nothing comes
+        return max(at, os.fstat(file.fileno()).st_size)
+    finally:
+        os.lseek(file.fileno(), place, os.SEEK_SET)
+
+
 def _is_torn(file: BinaryIO) -> bool:
     "Whether a log ends in the middle of a line."
     if not file.seek(0, os.SEEK_END):
@@ -131,6 +142,8 @@ class Tail:
                 if not whole and len(line) < CHUNK:
                     return
                 self.at, self.lines = self.at + len(line), self.lines + whole
+                if not whole and not line.strip(b"\0"):
+                    self.at = f.seek(_past_hole(f, self.at))
                 if whole and not self._passed(line):
                     yield line
 
