@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 
 import breaking
@@ -338,3 +339,22 @@ def test_a_long_log_is_shown_and_told_of_in_little_time_and_memory(
         assert took < max(1.5, seconds * share) * slow, (command, took, line)
         assert more < max(60, megabytes * share), (command, more)
         assert "long" in out
+
+
+def test_a_log_of_gigabytes_that_were_never_written_is_read_at_once(whole, tmp_path):
+    folder, good = shutil.copytree(whole.path, tmp_path / "run"), (whole.path / "events.jsonl").read_bytes()
+    lines = good.splitlines(keepends=True)
+    with open(folder / "events.jsonl", "wb") as f:
+        f.write(b"".join(lines[:5]))
+        f.seek(1 << 36)
+        f.write(b"\n" + b"".join(lines[5:]))
+    clock = time.process_time()
+    found = Run(folder)
+    assert found.frame.equals(whole.frame) and found.status == "done"
+    assert time.process_time() - clock < 5
+    with open(folder / "events.jsonl", "wb") as f:
+        f.truncate(1 << 36)
+    assert Run(folder).frame.empty and time.process_time() - clock < 10
+    with open(folder / "events.jsonl", "wb") as f:  # what is written as zeros is read, and no event
+        f.write(b"".join(lines[:5]) + bytes(3 << 20) + b"\n" + b"".join(lines[5:]))
+    assert Run(folder).frame.equals(whole.frame)

@@ -399,7 +399,7 @@ def found_of(
         return Split(x[at] if texts else shifted(x[at], at + first_id, spec), relabel(y[at], labels))
 
     train, val = (split(raw.x, raw.y, at, 0) for at in both)
-    test = None if test_at is None else split(*raw.test, test_at, len(raw.y))
+    test = split(*raw.test, test_at, len(raw.y)) if raw.test and test_at is not None else None
     classes = tuple(raw.classes[c] for c in labels)
     parts = [t for s in (train, val, test) if s for t in (*(s.x.packed() if texts else (s.x,)), s.y)]
     statistics = (torch.empty(0), torch.empty(0)) if texts else mean_and_std(train.x)

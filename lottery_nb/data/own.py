@@ -31,7 +31,7 @@ from .readers import check_size, data_folders, Encoded, pixels, Raw, read_parque
 from .readers import to_size
 from .texts import read_table, to_texts
 from .texts import tokenizer as tokenizer_in
-from .names import check_name, DomainName, written
+from .names import check_name, check_shift, DomainName, written
 from .domains import check_shape, Domain, positions, read_raw
 
 # %% ../../nbs/data/09_own.ipynb #983fd8b2
@@ -875,6 +875,8 @@ def check_saved(
     words = isinstance(classes, tuple) and all(isinstance(c, str) for c in (*classes, note))
     if not isinstance(about["spec"], DomainName) or not words:
         raise LotteryError("its name, its classes or its note are none: use a fresh copy")
+    for shift, numbers in about["spec"].shifts:
+        check_shift(shift, numbers)
 
 # %% ../../nbs/data/09_own.ipynb #5a6bdc4c
 def save_domain(

@@ -55,11 +55,13 @@ CSV: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""]
 def _csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     "Columns of a CSV file; refuses one that takes more memory than a file of its size has room for, as its rows come."
     parts, count = [], 0
-    with open_unpacked(path) as f, pd.read_csv(f, usecols=list(columns), **CSV) as reader:
+    with open_unpacked(path) as f, pd.read_csv(f, **CSV) as reader:
         for part in reader:
-            count += int(part.memory_usage(index=False).sum())
+            if not isinstance(part.index, pd.RangeIndex):  # pandas would call the first one an index
+                raise ValueError("rows have more fields than there are columns")
+            parts.append(part[list(columns)])
+            count += int(parts[-1].memory_usage(index=False).sum())
             check_room(path.name, path.stat().st_size, count)
-            parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/data/04_texts.ipynb #3e9b341c

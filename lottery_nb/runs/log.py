@@ -41,6 +41,17 @@ KEPT = 100  # damaged lines that are kept aside, with their numbers
 HEAD = re.compile(rb'\{"t":[0-9.]+,"event":"(\w+)"')  # how we begin a line
 
 
+def _past_hole(file: BinaryIO, at: int) -> int:
+    "Where a file has something again behind a place, or its end: what was never written (after a loss of power, or in a file that is made so) is not read through."
+    place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    try:
+        return os.lseek(file.fileno(), at, getattr(os, "SEEK_DATA", os.SEEK_SET))
+    except OSError:  # nothing comes
+        return max(at, os.fstat(file.fileno()).st_size)
+    finally:
+        os.lseek(file.fileno(), place, os.SEEK_SET)
+
+
 def _is_torn(file: BinaryIO) -> bool:
     "Whether a log ends in the middle of a line."
     if not file.seek(0, os.SEEK_END):
@@ -131,6 +142,8 @@ class Tail:
                 if not whole and len(line) < CHUNK:
                     return
                 self.at, self.lines = self.at + len(line), self.lines + whole
+                if not whole and not line.strip(b"\0"):
+                    self.at = f.seek(_past_hole(f, self.at))
                 if whole and not self._passed(line):
                     yield line
 
@@ -419,7 +432,7 @@ def _reach(state: RunState, name: str, epochs: float) -> None:
         state.images += arm.images * (epochs - state.reached.get(name, 0.0))
         state.reached[name] = epochs
 
-# %% ../../nbs/runs/31_log.ipynb #e6d25567
+# %% ../../nbs/runs/31_log.ipynb #212c7f0c
 def _taken_in(state: RunState, found: re.Match[bytes]) -> bool:
     "Take the end of an epoch, as we write it, into a state; False for a line that is no event."
     t, name, epoch, train_loss, train_accuracy, loss, accuracy = found.group(1, 2, 3, 6, 7, 8, 9)
@@ -435,7 +448,7 @@ def _taken_in(state: RunState, found: re.Match[bytes]) -> bool:
     state.first = seconds if state.first is None else state.first
     return True
 
-
+# %% ../../nbs/runs/31_log.ipynb #e6d25567
 def feed(
     state: RunState,
     tail: Tail,  # of its log
@@ -447,7 +460,8 @@ def feed(
         if found and _taken_in(state, found):
             epoch = found
         elif pair := tail.pair(line):
-            epoch = state.add(pair[1], pair[0])
+            epoch = None
+            state.add(pair[1], pair[0])
     state.heard = _epoch_in(epoch)[1] if epoch else state.heard
     return state
 
