@@ -33,6 +33,7 @@ from dataclasses import dataclass, Field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, TYPE_CHECKING
 
+# %% ../nbs/65_cli.ipynb #29cc6979
 from . import __version__
 from .core import check_choice, entries_of, imported, LotteryError, names_of, package_line, quietly
 

@@ -27,6 +27,8 @@ import math
 import os
 import pickle
 import platform
+
+# %% ../nbs/00_core.ipynb #4e34704e
 import re
 import sys
 import warnings

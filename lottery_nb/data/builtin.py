@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# %% ../../nbs/data/06_builtin.ipynb #10e250c0
 from ..core import check_choice, generator, LotteryError, Registry
 from .downloads import fetch, Published
 from lottery_nb.data.readers import (

@@ -853,7 +853,7 @@ SAVED_TENSORS = {
 }
 "Tensors beside pictures or texts in a domain's file -> their type and number of axes."
 
-
+# %% ../../nbs/data/09_own.ipynb #35727495
 def check_saved(
     tensors: Mapping[str, Tensor],  # of a domain's file
     about: Mapping[str, Any],  # what it says beside them

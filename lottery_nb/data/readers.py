@@ -216,7 +216,7 @@ def _known_formats() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
-
+# %% ../../nbs/data/03_readers.ipynb #df71e9d3
 def _size_of(picture: Any) -> int:
     "Bytes that are held at once while a Pillow image is decoded: by Pillow, as an array, as a tensor, and where it is laid on white."
     return picture.width * picture.height * {"1": 3, "L": 3, "RGB": 10}.get(picture.mode, 32)

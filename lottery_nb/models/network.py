@@ -557,7 +557,7 @@ def weights_count(
             "Network.width",
         ) from e
 
-
+# %% ../../nbs/models/12_network.ipynb #98081ae3
 def check_size(
     network: "Network",  # any
     copies: int = 1,  # of its weights that are held at once

@@ -24,6 +24,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+# %% ../../nbs/papers/58_papers.ipynb #5abe9709
 from ..core import canonical, check_choice, check_number, data, fingerprint, Later
 from ..core import LotteryError, Unreadable
 from ..files import open_unpacked, reading, safe_child, write_atomic

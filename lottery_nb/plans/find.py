@@ -18,6 +18,7 @@ import torch
 from torch import nn, Tensor
 from torch.utils._pytree import tree_leaves
 
+# %% ../../nbs/plans/28_find.ipynb #70f74d8d
 from ..core import about, canonical, check_choice, check_number, data, field_in, fingerprint
 from ..core import fields_to_plain, function_of, generator, global_seed, LotteryError
 from ..core import pick_device, READING, Registry, seed_for, setting, to_plain

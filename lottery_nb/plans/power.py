@@ -33,7 +33,7 @@ def power_of(
     tails = stats.nct.sf(edge, n - 1, shift), stats.nct.cdf(-edge, n - 1, shift)
     return float(np.nansum(tails))  # the far tail is next to nothing, and NaN where it cannot be computed
 
-
+# %% ../../nbs/plans/27a_power.ipynb #57352cf3
 def detectable(
     spread: float,  # standard deviation of the paired differences over seeds
     n: int,  # seeds, two at least
@@ -75,7 +75,7 @@ def seeds_for(
         low, high = (low, middle) if power_of(difference, spread, middle, *how) >= power else (middle, high)
     return high
 
-
+# %% ../../nbs/plans/27a_power.ipynb #a401deac
 def power_text(
     spread: float,  # of paired differences of accuracy, 0..1
     n: int,  # seeds

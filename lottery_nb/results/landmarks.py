@@ -12,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+# %% ../../nbs/results/39_landmarks.ipynb #28f8b2f4
 from ..core import check_choice, check_number, density_text, Later, LotteryError
 from ..rewinding.controls import role_of
 from ..plans.find import MARGIN
@@ -57,7 +58,7 @@ def _down_to(
     sparsest = kept["density"].min()
     return sparsest, density_text(sparsest) + (", the sparsest tried" if len(kept) == len(rows) else "")
 
-
+# %% ../../nbs/results/39_landmarks.ipynb #7295bc40
 def _matched(
     rows: pd.DataFrame,  # of `compare` with dense, one curve
     margin: float,  # accuracy, 0..1, that counts as the same

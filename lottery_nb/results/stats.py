@@ -111,7 +111,7 @@ def _best_rates(
             best.append((*key, tuple(sorted(tried[key])), ranked["rate"].iloc[0]))
     return best
 
-
+# %% ../../nbs/results/35_stats.ipynb #048e58b5
 def tuned(
     frame: pd.DataFrame,  # results with roles such as 'dense at rate 0.1' (`rewinding.at_rate`)
 ) -> pd.DataFrame:
@@ -318,7 +318,7 @@ def student_t(
     half = scipy_stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return values.mean() - half, values.mean() + half
 
-
+# %% ../../nbs/results/35_stats.ipynb #b2f48896
 @METHODS.register("bootstrap")
 def bootstrap(
     values: np.ndarray,  # one number for each seed, at least two
@@ -495,7 +495,7 @@ def left_out(
     rows = [*((*key, f"failed: {why}") for key, why in failed.items()), *others]
     return in_order(pd.DataFrame(rows, columns=LEFT_OUT))
 
-
+# %% ../../nbs/results/35_stats.ipynb #326ed0c2
 def left_out_lines(
     results: Any,  # results frame, run, or a list of these
 ) -> list[str]:
@@ -644,7 +644,7 @@ def partners(
         return pool
     return pool[np.isclose(pool["density"], arm["density"], rtol=1e-9)]
 
-
+# %% ../../nbs/results/35_stats.ipynb #91f0e589
 def missing_text(
     rows: pd.DataFrame,  # as `kept_rows` gives them
     arm: pd.Series,  # source, domain, start and density of the arm that looks for a partner

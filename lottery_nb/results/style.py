@@ -212,7 +212,7 @@ def bands_text(
     several = len(drawn) and drawn.groupby(["role", "start"]).size().max() > 1
     return "; bands hold for a whole curve, bars for each point alone" if several else ""
 
-
+# %% ../../nbs/results/38_style.ipynb #fec758a4
 def view_of(
     rows: pd.DataFrame,  # as `summary` gives them
     metric: str,  # 'accuracy' or 'loss'

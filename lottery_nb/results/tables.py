@@ -107,7 +107,7 @@ def table_of(
     same = [c for c in ("source", "start") if wide[c].nunique() == 1]
     return both_densities(wide, known).drop(columns=same)
 
-
+# %% ../../nbs/results/36_tables.ipynb #c4d58b6d
 def short_table(
     results: Any,  # results frame, run, or a list of these
     split: str = "test",  # 'train', 'validation' or 'test'
@@ -258,7 +258,7 @@ def _given(cell: Any) -> Any:
     "A cell as it was before it was written."
     return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and FORMULA.match(cell) else cell
 
-
+# %% ../../nbs/results/36_tables.ipynb #98f97d99
 def csv_text(
     frame: pd.DataFrame,
     digits: int | None = None,  # of a number that is not whole; None: all

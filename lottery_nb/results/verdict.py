@@ -35,7 +35,7 @@ CONDITIONS = {
     "each at the best of three rates or more, the same for both",
 }
 
-
+# %% ../../nbs/results/37_verdict.ipynb #e6b22f4f
 def beyond(
     rows: pd.DataFrame,  # of `compare`, one family
     margin: float,  # what a difference has to exceed

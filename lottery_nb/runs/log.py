@@ -262,7 +262,7 @@ def worker_of(
 FOUR = (("train", "accuracy"), ("train", "loss"), ("validation", "accuracy"), ("validation", "loss"))
 "Split and metric of what is measured at each epoch."
 
-
+# %% ../../nbs/runs/31_log.ipynb #2fc08139
 class Epochs:
     "What was measured at the epochs of an arm, in their order."
 
@@ -300,7 +300,7 @@ class Epochs:
 GOES_ON = ("running", "paused")
 "Words for a run that has not come to an end."
 
-
+# %% ../../nbs/runs/31_log.ipynb #07b0fa81
 class RunState:
     "How a run stands, fed event by event: an arm that begins anew forgets what it logged before."
 

@@ -21,6 +21,7 @@ from typing import Any, get_type_hints
 
 import pandas as pd
 
+# %% ../../nbs/runs/32_reading.ipynb #49ed6b4c
 from .. import __version__
 from ..core import from_plain, LotteryError, quietly, to_plain
 from ..events import Event, RunStarted
@@ -36,7 +37,6 @@ from ..plans.tickets import is_whole, Ticket
 from ..plans.find import find_tickets, FindPlan
 from ..plans.transfer import transfer, TransferPlan
 from .log import as_it_stands, feed, frame_of, layers_frame, RunState, Tail
-
 
 # %% ../../nbs/runs/32_reading.ipynb #7d46b2a5
 PLANS: dict[type, Callable[..., Generator[Event, None, Any]]] = {

@@ -70,7 +70,7 @@ ENDS = ("done", "failed", "stopped")
 PATIENCE = 20.0
 "Seconds that the end of a run waits for what is still to be told."
 
-
+# %% ../../nbs/runs/30a_trackers.ipynb #c08e5f75
 class Tracker(ABC):
     "A listener that tells a tool of a run, an arm at a time, from a thread of its own; a tool's own settings (server, project, folder) stay the tool's."
 

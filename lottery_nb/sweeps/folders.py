@@ -346,7 +346,7 @@ def ranked(
     rows["note"] = rows["seeds"].map(lambda n: "single run" if n == 1 else "")
     return rows.reset_index().sort_values("validation", ascending=False, kind="stable", ignore_index=True)
 
-
+# %% ../../nbs/sweeps/34d_folders.ipynb #17ea299f
 def best(
     sweep: Sweep,
     role: str = "ticket",
