@@ -22,14 +22,14 @@ from ..models.network import logits_of, Network
 from ..pruning.masks import Mask
 
 # %% ../../nbs/engine/21_stacks.ipynb #960e6565
-class Unstackable(Exception):
-    "A network uses its weights in a way that stacks do not know; its arms are trained one by one."
-
-# %% ../../nbs/engine/21_stacks.ipynb #dda25158
 ASKED = frozenset(getattr(Tensor, name).__get__ for name in ("dtype", "device", "layout", "requires_grad"))
 "What a network may ask a weight for: a stack of it answers the same."
 
 
+class Unstackable(Exception):
+    "A network uses its weights in a way that stacks do not know; its arms are trained one by one."
+
+# %% ../../nbs/engine/21_stacks.ipynb #dda25158
 class Stacked(TorchFunctionMode):
     "Within this block a network runs for several arms: inputs [arms × n, …], weights [arms, …]."
 

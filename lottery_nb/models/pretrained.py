@@ -392,7 +392,7 @@ def silent() -> Iterator[None]:
         if bars:
             logging.enable_progress_bar()
 
-
+# %% ../../nbs/models/11b_pretrained.ipynb #07118301
 def hf_config(a: Architecture, **how: Any) -> Any:
     "The config object of an architecture."
     library("transformers", "hf")
@@ -434,7 +434,7 @@ def build_hf(a: Architecture, shape: tuple[int, ...], n_classes: int, vocabulary
     model.__class__ = logits_class(cls)
     return model
 
-
+# %% ../../nbs/models/11b_pretrained.ipynb #5ff98358
 def hf_weights(a: Architecture) -> Weights:
     if not a.origin:
         raise LotteryError(

@@ -70,7 +70,7 @@ def _place(t: Tensor) -> int:
     except (NotImplementedError, RuntimeError):  # a sparse tensor
         return id(t)
 
-
+# %% ../../nbs/models/11a_uses.ipynb #48abe080
 class Watch(TorchDispatchMode):
     "Follows parameters through a run: what is made of them alone, and what it does where it meets the data."
 
@@ -142,7 +142,7 @@ def _follow(w: Watch, op: str, given: Sequence[Tensor], made: Sequence[Tensor]) 
         if names and _place(t) not in w.roots:
             w.own[_place(t)] = w.own.get(_place(t), frozenset()) | names
 
-
+# %% ../../nbs/models/11a_uses.ipynb #8024a637
 def _multiplied(w: Watch, factors: Sequence[Tensor]) -> bool:
     "Note the parameters among the factors of a product; whether the product is data."
     alone = not any(_place(t) in w.data for t in factors)
@@ -334,7 +334,7 @@ PRUNABLE = (
 )
 "Layers whose weights count without a run."
 
-
+# %% ../../nbs/models/11a_uses.ipynb #300cca7f
 def by_layer(
     model: nn.Module,  # left as it was found
 ) -> set[str]:
@@ -367,7 +367,7 @@ def _without_zeros(model: nn.Module, x: Tensor, names: set[str]) -> set[str]:
     seen = watched(model, x, halved)
     return {n for n, (zeros, numbers) in seen.zeros.items() if n in names and zeros < 0.4 * numbers}
 
-
+# %% ../../nbs/models/11a_uses.ipynb #91e57770
 def uses_of(
     model: nn.Module,  # in evaluation mode, left as it was found
     x: Tensor | None = None,  # what it reads; None: it is not run, and layers are known by their class

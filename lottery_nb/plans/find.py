@@ -180,7 +180,7 @@ def _names_in(plan: Any) -> Iterator[tuple[Registry, str]]:
             if registry is not None and isinstance(name, str):
                 yield registry, name
 
-
+# %% ../../nbs/plans/28_find.ipynb #09cb2611
 def registered_code(
     plan: Any,
     kept: Any,  # what a file says of it
@@ -740,7 +740,7 @@ def _moved(s: Snapshot) -> Snapshot:
     steps = {n: torch.randn(w.shape, generator=g).to(w) for n, w in s.weights.items()}
     return replace(s, weights={n: w + 0.01 * (w.abs().mean() + 0.1) * steps[n] for n, w in s.weights.items()})
 
-
+# %% ../../nbs/plans/28_find.ipynb #96dfac96
 def _try_scores(search: Search, s: _Seed, device: torch.device) -> None:
     "Refuse a criterion or a scope that fails, or scores that cannot be ranked."
     plan, criterion, scope = search.plan, CRITERIA.find(search.plan.criterion), SCOPES.find(search.plan.scope)
@@ -787,7 +787,7 @@ def _try_control(search: Search, c: Control, s: _Seed, r: int, device: torch.dev
         try_out(arm, device)
     check_control(c, begin, replace(begin, seed=s.seed + 1), search.drawable)
 
-
+# %% ../../nbs/plans/28_find.ipynb #bd703354
 def rehearse(search: Search, device: torch.device) -> None:
     "Go once through all that a search asks of its network, its criterion and its controls, in small; refuses what would fail, or mean nothing, after the dense training."
     plan, network = search.plan, search.network

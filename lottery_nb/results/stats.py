@@ -691,7 +691,7 @@ def _difference(
         "p": float(p_apart(d.mean, se, d.n)) if by_t else p_inverted(values, METHODS[how["method"]]),
     }
 
-
+# %% ../../nbs/results/35_stats.ipynb #645a681b
 def _no_difference(
     rows: pd.DataFrame,  # as `kept_rows` gives them
     arm: pd.Series,  # source, domain, start and density
@@ -707,7 +707,7 @@ def _no_difference(
 DIFFERENCE = ["against_start", "mean", "low", "high", "n", "text", "verdict", "left_out", "match", "se"]
 TESTS = ["p", "p_holm", "p_match", "family"]
 
-
+# %% ../../nbs/results/35_stats.ipynb #2e027907
 def compare(
     results: Any,  # results frame, run, or a list of these
     role: str = "ticket",  # the arms of interest
