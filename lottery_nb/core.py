@@ -45,8 +45,8 @@ from typing import TypeVar, Union
 
 # %% ../nbs/00_core.ipynb #9abfe4e3
 from ._moved import served
-from .code import Contents, import_pinned, MARK, OURS, path_of, Reach, reach_of, read_source
-from .code import whole_text
+from .code import Contents, edited_in, import_pinned, MARK, OURS, path_of, Reach, reach_of
+from .code import read_source, whole_text
 
 # %% ../nbs/00_core.ipynb #1bb79dba
 class LotteryError(ValueError):
@@ -673,7 +673,7 @@ class Reference:
         if (name := name_of(fn)) is None:
             return Unnamed.of(fn)
         written = isinstance(fn, type) or hasattr(inspect.unwrap(fn), "__code__")  # in Python, that is
-        made = cls(name, _reached(name).source if written else _no_source(name))
+        made = cls(name, _checked(name).source if written else _no_source(name))
         WRITTEN.add((made.name, made.source))
         return made
 
@@ -700,6 +700,7 @@ class Reference:
         _check_found(self)
         with suppress(ImportError):  # refused in a sentence below
             import_pinned(module, _reached(self.name))
+        _checked(self.name)
         fn = _held(module, attr)
         if name_of(fn) != self.name:
             raise LotteryError(
@@ -742,6 +743,16 @@ def _reached(name: str) -> Reach:
         raise LotteryError(
             f"{name!r} cannot be imported here: put the module on the path, or give a built-in name"
         ) from None
+
+
+def _checked(name: str) -> Reach:
+    "What a function reaches; refuses one that runs here as it was before a file of it was edited."
+    reach = _reached(name)
+    if edited := edited_in(reach):
+        raise LotteryError(
+            f"{name} runs here as it was before {edited} was edited: restart this session, or reload {edited} and take the function anew"
+        )
+    return reach
 
 
 def _check_found(told: Reference) -> None:
