@@ -27,7 +27,7 @@ def read(
     "The content of a results file; refuses what is none."
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise LotteryError(
             f"{path} cannot be read as results of `lottery bench` ({type(e).__name__}): give the .json file that it wrote"
         ) from None
