@@ -24,7 +24,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..core import canonical, check_choice, check_number, data, fingerprint, LotteryError
-from ..files import reading, safe_child, write_atomic
+from ..files import open_unpacked, reading, safe_child, write_atomic
 from ..pruning.schedules import listed
 from ..plans.tickets import Ticket
 from ..plans.find import FindPlan
@@ -197,7 +197,8 @@ def kept(
     advice = f"use a fresh copy of it and of {path.stem}.csv.gz, or run the paper again with --keep"
     with reading(path, "kept results", advice):
         about = json.loads(path.read_text())
-        text = gzip.decompress(path.with_suffix(".csv.gz").read_bytes()).decode()
+        with open_unpacked(path.with_suffix(".csv.gz")) as f:
+            text = f.read().decode()
         frame = pd.read_csv(io.StringIO(text), keep_default_na=False)
         whole = set(about) == {"paper", "scale", "note", "hash", "table", "runs"} and set(frame) == {
             "run",
