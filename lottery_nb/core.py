@@ -1161,6 +1161,7 @@ def padding_of(
     config: Mapping[str, Any],  # of transformers, as in config.json
 ) -> int:
     "The number of the piece that fills up short texts: the padding that a config names, else the end of a text, else 0."
-    size = config.get("vocab_size", math.inf)
+    size = config.get("vocab_size")
+    size = size if isinstance(size, int) else math.inf
     known = (config.get(key) for key in ("pad_token_id", "eos_token_id"))
     return next((n for n in known if isinstance(n, int) and 0 <= n < size), 0)

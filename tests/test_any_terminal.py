@@ -26,7 +26,7 @@ CODE = "import sys; from lottery_nb.cli import main; sys.exit(main(sys.argv[1:])
 def untested(tmp_path_factory):
     "A search on data of one's own without a test split."
     source = tiny.noise_domain(test=False)
-    p = tiny.plan(source=source, controls=("reinit",), seeds=2, floor=0.1)
+    p = tiny.plan(source=source, controls=("reinit",), seeds=2)
     return run(p, tmp_path_factory.mktemp("untested") / "run", "cpu", show=False)
 
 
@@ -125,9 +125,9 @@ def test_a_closed_output_is_no_error(found):
 def test_what_the_log_says_of_an_error_the_shell_says_too(number, monkeypatch, capsys):
     error = OSError(number, os.strerror(number), "events.jsonl")
     monkeypatch.setitem(
-        cli.COMMANDS, "status", cli.Command(lambda args: (_ for _ in ()).throw(error), "", "")
+        cli.COMMANDS, "status", cli.Command(lambda args: (_ for _ in ()).throw(error), "try", "")
     )
-    assert main(["status", "x"]) == 2
+    assert main(["status"]) == 2
     err = capsys.readouterr().err
     assert err == f"lottery status: {error}: {REMEDIES[number]} and give the command again\n"
     assert f": {REMEDIES[number]} and take the run up again" in failure(error).reason
@@ -142,9 +142,9 @@ def test_a_fault_of_a_users_network_keeps_its_traceback(monkeypatch):
     def broken(args):
         raise ZeroDivisionError("no network today")
 
-    monkeypatch.setitem(cli.COMMANDS, "status", cli.Command(broken, "", ""))
+    monkeypatch.setitem(cli.COMMANDS, "status", cli.Command(broken, "try", ""))
     with pytest.raises(ZeroDivisionError):
-        main(["status", "x"])
+        main(["status"])
 
 
 def test_a_disk_that_is_full_is_said_by_a_training_in_the_shell(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core import LotteryError
+from ..core import DAMAGE, LotteryError
 from .measure import Piece, pieces, SPEEDS
 
 # %% ../../nbs/bench/62_pages.ipynb #87cccb71
@@ -27,7 +27,7 @@ def read(
     "The content of a results file; refuses what is none."
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise LotteryError(
             f"{path} cannot be read as results of `lottery bench` ({type(e).__name__}): give the .json file that it wrote"
         ) from None
@@ -120,11 +120,17 @@ def table(
 ) -> pd.DataFrame:
     "One row for each comparison, all as text; what was not measured says so. The README's table is made from it."
     measured = results if isinstance(results, Mapping) else read(results)
-    planned = [piece for group in pieces(measured["machine"]["sizes"]).values() for piece in group]
-    outcomes = [measured["pieces"].get(piece.key) or _not_asked(piece) for piece in planned]
-    rows = [row for piece in outcomes for row in compared(piece)]
-    peak, cost = (measured["alone"].get(work, {}) for work in ("peak", "cost"))
-    return pd.DataFrame([*rows, *speeds(peak), cost_row(cost)])
+    try:
+        planned = [piece for group in pieces(measured["machine"]["sizes"]).values() for piece in group]
+        outcomes = [measured["pieces"].get(piece.key) or _not_asked(piece) for piece in planned]
+        rows = [row for piece in outcomes for row in compared(piece)]
+        peak, cost = (measured["alone"].get(work, {}) for work in ("peak", "cost"))
+        return pd.DataFrame([*rows, *speeds(peak), cost_row(cost)])
+    except DAMAGE as e:
+        says = " ".join(str(e).split())[:100]
+        raise LotteryError(
+            f"results of `lottery bench` are damaged ({type(e).__name__}: {says}): use a fresh copy, or measure again"
+        ) from None
 
 
 def _not_asked(piece: Piece) -> dict[str, Any]:
