@@ -23,17 +23,6 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from ..core import canonical, check_choice, check_number, data, fingerprint, LotteryError
-from ..files import open_unpacked, reading, safe_child, write_atomic
-from ..pruning.schedules import listed
-from ..plans.tickets import Ticket
-from ..plans.find import FindPlan
-from ..plans.transfer import TransferPlan
-from ..runs.reading import Run
-from ..runs.writing import run
-from ..results.stats import ARM, COLUMNS
-
 
 # %% ../../nbs/papers/58_papers.ipynb #5abe9709
 from ..core import canonical, check_choice, check_number, data, fingerprint, Later
@@ -338,33 +327,6 @@ def merge_kept(
     found = read_kept(Path(path))
     there = safe_child(folder, f"{found.about['paper']}-{found.about['scale']}.json")
     return _write(merged(read_kept(there), found) if there.exists() else found, there)
-
-# %% ../../nbs/papers/58_papers.ipynb #082ea89d
-def kept(
-    name: str,  # of the paper
-    scale: str,  # 'smoke', 'cpu' or 'full'
-    folder: str | Path = RESULTS,
-) -> Kept:
-    "The kept results of a paper; refuses one that has none here."
-    check_choice(scale, SCALES, "scale")
-    path = safe_child(folder, f"{name}-{scale}.json")
-    if not path.exists():
-        raise LotteryError(
-            f"there are no kept results of {name} at scale {scale} in {path.parent}: run `lottery paper {name} --scale {scale} --keep`"
-        )
-    advice = f"use a fresh copy of it and of {path.stem}.csv.gz, or run the paper again with --keep"
-    with reading(path, "kept results", advice):
-        about = json.loads(path.read_text())
-        with open_unpacked(path.with_suffix(".csv.gz")) as f:
-            text = f.read().decode()
-        frame = pd.read_csv(io.StringIO(text), keep_default_na=False)
-        whole = set(about) == {"paper", "scale", "note", "hash", "table", "runs"} and set(frame) == {
-            "run",
-            *COLUMNS,
-        }
-        if not whole or about["table"] != fingerprint(text) or set(frame["run"]) != set(about["runs"]):
-            raise ValueError("it does not hold what it should")
-    return Kept(about, frame)
 
 # %% ../../nbs/papers/58_papers.ipynb #d17039fe
 def stamped(
