@@ -230,7 +230,7 @@ def test_a_damaged_how_is_refused_and_harms_no_reader(text, tmp_path):
     assert Run(done.path).whole and run(plan(), done.path, show=False).status == "done"
     with pytest.raises(LotteryError, match="cannot be read as what works on a run"):
         how_of(done.folder)
-    assert how_of(done.folder, "threads", ()) == How()
+    assert how_of(done.folder, "threads", (), ()) == How()
 
 
 def test_the_shell_names_listeners(tmp_path, capsys, monkeypatch):
