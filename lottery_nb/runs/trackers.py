@@ -157,7 +157,7 @@ class TensorBoard(Tracker):
     "Event files beside the log, a folder an arm: tensorboard --logdir lottery-runs."
 
     def __init__(self):
-        library("tensorboard")
+        library("tensorboard", "tensorboard")
         self.writer = library("torch.utils.tensorboard", "tensorboard").SummaryWriter
         super().__init__()
 
@@ -185,7 +185,7 @@ class MLflow(Tracker):
     "Runs of an MLflow experiment, lottery_nb or MLFLOW_EXPERIMENT_NAME, in the store that MLFLOW_TRACKING_URI names."
 
     def __init__(self):
-        self.mlflow = library("mlflow")
+        self.mlflow = library("mlflow", "mlflow")
         self.client = self.mlflow.MlflowClient()
         super().__init__()
 
@@ -218,7 +218,7 @@ class WandB(Tracker):
     "Runs of a Weights & Biases project, lottery_nb or WANDB_PROJECT, a group a run; WANDB_MODE=offline keeps them here."
 
     def __init__(self):
-        self.wandb = library("wandb")
+        self.wandb = library("wandb", "wandb")
         super().__init__()
 
     def begin(self, folder: RunFolder, arm: str, settings: dict[str, Any]) -> Any:
@@ -251,7 +251,7 @@ class Trackio(Tracker):
     "Runs of a trackio project, lottery_nb or TRACKIO_PROJECT, in the folder of TRACKIO_DIR: trackio show."
 
     def __init__(self):
-        self.trackio = library("trackio")
+        self.trackio = library("trackio", "trackio")
         super().__init__()
 
     def begin(self, folder: RunFolder, arm: str, settings: dict[str, Any]) -> Any:
