@@ -45,7 +45,7 @@ MOVED = {
     "tickets": "plans.tickets plans.find",
     "training": "engine.recipes engine.arms engine.trainer engine.layout engine.training",
     "transfer": "plans.transfer",
-    "verdict": "results.verdict",
+    "verdict": "results.verdict plans.find",
     "workers": "runs.workers",
 }
 "Module of version 0.1 -> the rooms that hold its names now."

@@ -70,7 +70,7 @@ def _read_key(file: Path) -> bytes:
         said = getattr(e, "strerror", None) or e
         raise LotteryError(f"the key {file} cannot be read ({said}): mend that, or set {KEY}") from None
     mode = stat.S_IMODE(found.st_mode)
-    if os.name == "posix" and (mode & 0o077 or found.st_uid != os.getuid()):
+    if os.name == "posix" and (mode & 0o077 or found.st_uid != getattr(os, "getuid", lambda: found.st_uid)()):
         whose = f"may be read by others (mode {mode:04o})" if mode & 0o077 else "belongs to somebody else"
         raise LotteryError(
             f"the key {file} {whose}, so that anyone could have signed with it: remove it, and what it signed counts as somebody else's; or `chmod 600` it if nobody has seen it"

@@ -264,7 +264,7 @@ def test_the_cost_of_a_precision_is_an_interval_over_seeds():
         ]
     }
     row = bench_page.cost_row(told)
-    assert row["result"].startswith("+0.0 ± ") and "3 seeds" in row["spread"]
+    assert row["result"].startswith("0.0 ± ") and "3 seeds" in row["spread"]
     assert bench_page.cost_row({"kind": "failed", "repeats": []})["result"] == "failed"
 
 

@@ -24,7 +24,6 @@ from urllib.error import HTTPError, URLError
 from urllib.request import build_opener, HTTPRedirectHandler, Request
 
 from filelock import FileLock
-from tqdm.auto import tqdm
 
 from ..core import LotteryError, NotFound
 from ..files import check_room, open_file, open_unpacked, write_atomic
@@ -279,6 +278,8 @@ def _watched() -> bool:
 def _download(file: Published, target: Path) -> None:
     "Fetch a file from the first of its addresses that has it, check it and put it in its place."
     part, failed = target.with_name(f"{target.name}.part"), []
+    from tqdm.auto import tqdm  # who only measures may lack it
+
     bar = tqdm(
         total=file.size, unit="B", unit_scale=True, desc=target.name, leave=False, disable=not _watched()
     )
