@@ -161,7 +161,7 @@ def read_how(folder: RunFolder) -> How:
     "What a run's folder names; nothing is imported. Refuses a damaged file."
     if not folder.how.exists():
         return How()
-    with reading(folder.how, "what works on a run", "remove it, or say who listens, what runs the arms and whose are reused"):
+    with reading(folder.how, "what works on a run", "remove it, or say who listens, what runs arms, what is reused"):
         record = json.loads(read_part(folder.how, 1 << 16))
         executor, lists = record["executor"], [record["listeners"], record.get("reuse", [])]
         texts = [executor, *(name for names in lists if isinstance(names, list) for name in names)]
