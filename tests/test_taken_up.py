@@ -160,7 +160,7 @@ def test_a_worker_that_fails_at_once_says_why_in_the_shell(tmp_path, capsys):
     write_plan(plan(), tmp_path / "run")
     file = tmp_path / "run" / "plan.json"
     file.write_text(file.read_text().replace("digits[0-4]@200", "digits[0-4]+no_such_shift@200"))
-    assert main(["resume", str(tmp_path / "run")]) in (1, 2) and "no_such_shift" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path / "run")]) == 1 and "no_such_shift" in capsys.readouterr().err
 
 
 # --- another engine, device or torch: nothing of the old one stays in the table ---
