@@ -362,3 +362,39 @@ def until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end, "the state did not come"
         time.sleep(0.02)
+
+
+def noised(content, draw, more=(), flips=False):
+    "Bytes with some of them changed, taken out, doubled or put in; `flips` of single bits too."
+    out = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        at, n = draw.randrange(len(out) + 1), draw.choice((1, 1, 4, 40, 400))
+        way = draw.randrange(4 + flips)
+        if way == 0:
+            out[at : at + n] = draw.randbytes(len(out[at : at + n]))
+        elif way == 1:
+            del out[at : at + n]
+        elif way == 2:
+            out[at:at] = out[at : at + n]
+        elif way == 3:
+            out[at:at] = draw.choice(
+                (
+                    b"{",
+                    b"[",
+                    b'"',
+                    b"\\",
+                    b"null",
+                    b"1e999",
+                    b"-",
+                    b"\n",
+                    b"\0",
+                    b"\xff",
+                    b"NaN",
+                    b"9" * 5000,
+                    b'\\ud800"',
+                    *more,
+                )
+            )
+        elif at < len(out):
+            out[at] ^= 1 << draw.randrange(8)
+    return bytes(out)

@@ -53,7 +53,7 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
-from breaking import broken_bytes, NASTY, places, tampered, with_change  # noqa: E402
+from breaking import broken_bytes, NASTY, noised, places, tampered, with_change  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from lottery_nb import __version__, cli  # noqa: E402
@@ -165,39 +165,6 @@ CODE = (
 
 
 # --- pieces ---
-
-
-def noised(content, draw):
-    "Bytes with some of them changed, taken out, doubled or put in."
-    out = bytearray(content)
-    for _ in range(draw.choice((1, 1, 2, 8))):
-        at, n = draw.randrange(len(out) + 1), draw.choice((1, 1, 4, 40, 400))
-        way = draw.randrange(4)
-        if way == 0:
-            out[at : at + n] = draw.randbytes(len(out[at : at + n]))
-        elif way == 1:
-            del out[at : at + n]
-        elif way == 2:
-            out[at:at] = out[at : at + n]
-        else:
-            out[at:at] = draw.choice(
-                (
-                    b"{",
-                    b"[",
-                    b'"',
-                    b"\\",
-                    b"null",
-                    b"1e999",
-                    b"-",
-                    b"\n",
-                    b"\0",
-                    b"\xff",
-                    b"NaN",
-                    b"9" * 5000,
-                    b'\\ud800"',
-                )
-            )
-    return bytes(out)
 
 
 def damaged(content, draw):

@@ -330,10 +330,7 @@ def bootstrap(
         raise LotteryError(
             f"a percentile bootstrap of {len(values)} seeds, which is too narrow below {LEAST_DRAWN}: use method='t', or 'bca'"
         )
-    drawn = scipy_stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed)
-    )
-    return tuple(drawn.confidence_interval)
+    return _drawn(values, confidence, seed, "percentile")
 
 
 @METHODS.register("bca")
@@ -343,10 +340,13 @@ def bca(
     seed: int,  # of the 9,999 draws
 ) -> tuple[float, float]:
     "Bootstrap interval of the mean, corrected for bias and skew (BCa, Efron 1987)."
-    drawn = scipy_stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, method="BCa", rng=np.random.default_rng(seed)
-    )
-    return tuple(drawn.confidence_interval)
+    return _drawn(values, confidence, seed, "BCa")
+
+
+def _drawn(values: np.ndarray, confidence: float, seed: int, method: str) -> tuple[float, float]:
+    "A bootstrap interval of the mean, as scipy makes it."
+    how: dict = dict(confidence_level=confidence, method=method, rng=np.random.default_rng(seed))
+    return tuple(scipy_stats.bootstrap((values,), np.mean, **how).confidence_interval)
 
 # %% ../../nbs/results/35_stats.ipynb #1fc2ed20
 def interval(
