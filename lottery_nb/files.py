@@ -53,19 +53,33 @@ class Held:
         path: Path,  # that is there
     ):
         self.path, self.users = path, 0
+        self.vital: dict[Path, tuple[int, int]] = {}
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if RELATIVE else None
         self.identity = self._known(path if self.fd is None else self.fd)
 
     @staticmethod
-    def _known(folder: Path | int) -> tuple[int, int]:
-        found = os.stat(folder)
+    def _known(place: Path | int) -> tuple[int, int]:
+        found = os.stat(place)
         return found.st_dev, found.st_ino
+
+    @contextmanager
+    def needs(
+        self,
+        file: Path,  # in it, such as its lock: who removes or replaces that takes the folder away
+    ) -> Iterator[None]:
+        "Inside a block, the folder counts as gone when this file is another one, or none."
+        self.vital[file] = self._known(file)
+        try:
+            yield
+        finally:
+            del self.vital[file]
 
     @property
     def there(self) -> bool:
-        "Whether its path still leads to it; a disk that does not answer does not deny it."
+        "Whether its path still leads to it and to what it needs; a disk that does not answer does not deny it."
+        known = {self.path: self.identity, **self.vital}
         try:
-            return self._known(self.path) == self.identity
+            return all(self._known(place) == identity for place, identity in known.items())
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:

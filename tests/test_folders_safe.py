@@ -231,10 +231,11 @@ def until_gone(stream, away):
     """Goes on with a run whose folder goes `away` after its first epoch: the error, and the seconds until it came."""
     clock = None
     try:
-        for e in stream:
-            if isinstance(e, EpochDone) and clock is None:
-                away()
-                clock = time.monotonic()
+        with within(60):
+            for e in stream:
+                if isinstance(e, EpochDone) and clock is None:
+                    away()
+                    clock = time.monotonic()
     except Gone as e:
         return e, time.monotonic() - clock
     raise AssertionError("it went on for nobody")
@@ -262,6 +263,21 @@ def test_a_run_whose_folder_is_moved_ends_and_is_taken_up_where_it_lies(way, who
     assert run(plan(), new, "cpu", show=False).status == "done" and same(outcome(new), outcome(whole.path))
 
 
+@pytest.mark.parametrize("part", [None, "lock", "events.jsonl"])
+def test_a_run_whose_folder_is_emptied_ends(part, tmp_path):
+    """A folder that is deleted while something is written in it stays behind, without its log: nobody would see the run go on."""
+    folder = tmp_path / "run"
+
+    def away():
+        for file in folder.iterdir():
+            if file.is_file() and part in (None, file.name):
+                file.unlink()
+
+    error, seconds = until_gone(record(plan(recipe=LONG), folder, "cpu"), away)
+    assert seconds < 2 and "was moved or removed" in str(error)
+    assert not (folder / "heartbeat").exists()
+
+
 @pytest.mark.parametrize("way", ["deleted", "deleted and made again", "parent deleted", "in a pause"])
 def test_a_run_whose_folder_is_deleted_ends_and_makes_nothing_again(way, tmp_path):
     folder = tmp_path / "a" / "run"
@@ -281,18 +297,24 @@ def test_a_run_whose_folder_is_deleted_ends_and_makes_nothing_again(way, tmp_pat
     assert not list(folder.iterdir()) if way == "deleted and made again" else not folder.exists()
 
 
+def deleted(folder):
+    "Whether a folder is there no more, after a try: a file may come while the others go."
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
 def test_a_worker_notices_that_its_folder_is_gone_wherever_it_went(whole, workers, tmp_path):
     """Two processes of their own: one is moved, one deleted."""
     kept, lost = tmp_path / "kept", tmp_path / "lost"
     (_, first), (_, second) = (begun(plan(recipe=LONG), folder, workers) for folder in (kept, lost))
     clock = time.time()
     kept.rename(tmp_path / "moved")
-    shutil.rmtree(lost, ignore_errors=True)
+    until(lambda: deleted(lost))
     until(lambda: not first.lives and not second.lives)
     ((t, said),) = [(t, e) for t, e in Tail(tmp_path / "moved" / "events.jsonl").new() if e.word == "failed"]
     assert t - clock < 5 and "was moved or removed" in said.reason
     assert (tmp_path / "moved" / "worker.log").read_text().startswith("Gone: ")
-    assert not kept.exists() and not [p for p in lost.rglob("*") if p.name != "worker.log"]
+    assert not kept.exists() and not lost.exists()
 
 
 def test_a_worker_is_stopped_where_its_folder_lies_by_then(workers, tmp_path):

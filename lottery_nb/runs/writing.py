@@ -353,7 +353,7 @@ def working(
     made, place = [p for p in (folder, *folder.parents) if not p.exists()], RunFolder(folder)
     with held(folder) as holder:
         try:
-            with locked(folder):
+            with locked(folder), holder.needs(place.lock):
                 with suppress(OSError):
                     remove(place.control)
                 _sweep(place)
@@ -552,7 +552,7 @@ def record(
         first = next(events)  # a bad plan is refused here, before anything is written
         _keep_plan(plan, how, place)
         writer = Writer(folder, arms, how.listeners)
-        with closing(writer.log), closing(events), _end_logged(writer.log):
+        with closing(writer.log), closing(events), _end_logged(writer.log), holder.needs(place.log):
             yield from _recorded(writer, itertools.chain((_started(plan, where), first), events), holder)
 
 # %% ../../nbs/runs/33_writing.ipynb #268804b9
