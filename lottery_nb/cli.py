@@ -207,7 +207,7 @@ class Names:
     def __str__(self) -> str:
         return ", ".join(self.lines)
 
-
+# %% ../nbs/65_cli.ipynb #af9f0aa3
 class NamesParser(argparse.ArgumentParser):
     "A parser whose help ends with what the names mean that its flags take; they are asked for when it is shown."
 
@@ -768,7 +768,7 @@ PATIENCE = flag(
     default=0.0,
 )
 
-
+# %% ../nbs/65_cli.ipynb #dde6fcbc
 @command(
     "train many plans: every point of a sweep, on many processes or machines",
     "lottery sweep sweep.toml --on local:2",
@@ -862,7 +862,7 @@ def open_page(
     webbrowser.open(Path(file).as_uri())
     return True
 
-
+# %% ../nbs/65_cli.ipynb #6efe1332
 def serve(
     line: list[str],  # what follows `python`
     folder: str | Path = ".",  # to run it in
@@ -884,7 +884,7 @@ def serve(
     finally:
         signal.signal(signal.SIGTERM, before)
 
-
+# %% ../nbs/65_cli.ipynb #ecaeb101
 LAB_FOLDER = flag(
     "folder", "folder of workbench.ipynb and of lottery-runs (default: this one)", nargs="?", default="."
 )
