@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import safetensors.torch
@@ -15,6 +18,7 @@ from torch.nn.utils import prune
 
 from lottery_nb.core import LotteryError
 from lottery_nb.data.domains import domain
+from lottery_nb.files import read_tensors
 from lottery_nb.models.network import Network
 from lottery_nb.plans.formats import FORMATS
 from lottery_nb.plans.tickets import Ticket
@@ -159,6 +163,55 @@ def test_an_unknown_format_is_refused_before_anything_is_written(ticket, tmp_pat
     with pytest.raises(LotteryError, match="did you mean 'safetensors'"):
         ticket.export(tmp_path / "x", "safe-tensors")
     assert not list(tmp_path.iterdir())
+
+
+# --- the format on one page ---
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = json.loads((ROOT / "lottery_nb" / "ticket.schema.json").read_text(encoding="utf-8"))
+
+
+def test_the_schema_holds_for_tickets_of_every_kind(found, ticket, tmp_path):
+    theirs = Ticket.of(ticket.network, ticket.mask, ticket.start().weights, NAME)
+    alone = [t.save(tmp_path / f"{i}.safetensors") for i, t in enumerate((ticket, theirs))]
+    in_runs = [*found.folder.tickets.iterdir(), *sorted((ROOT / "tests/golden/folders").glob("*/tickets/*"))]
+    assert len(in_runs) > len(found.tickets)
+    for path in (*alone, *in_runs):
+        jsonschema.validate(read_tensors(path)[1], SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 99},
+        {"round": -1},
+        {"mask": []},
+        {"mask": [["w", [0]]]},
+        {"snapshots": {}},
+        {"snapshots": {"init": {"step": 1}}},
+        {"network": {"type": "Recipe"}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_what_is_no_ticket(change, ticket, tmp_path):
+    record = read_tensors(ticket.save(tmp_path / "t.safetensors"))[1]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record | change, SCHEMA)
+
+
+def test_ten_lines_of_the_page_read_a_ticket_without_this_package(ticket, tmp_path):
+    page = (ROOT / "TICKETS.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    ticket.save(tmp_path / "ticket.safetensors")
+    code = 'import sys\nsys.modules["lottery_nb"] = None\n' + code + "\nnp.savez('read.npz', **weights)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    read = np.load(tmp_path / "read.npz")
+    assert {
+        n: torch.tensor(read[n]).equal(t) for n, t in ticket.model().state_dict().items()
+    } == dict.fromkeys(read, True)
 
 
 # --- masks that others made ---
