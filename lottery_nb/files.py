@@ -6,7 +6,7 @@
 __all__ = ['NO_LINK', 'NO_WAIT', 'RELATIVE', 'HELD', 'KINDS', 'SCHEMA', 'MIGRATIONS', 'BROKEN', 'MAX_HEADER', 'UNPACK',
            'LEAST_ROOM', 'TIMES', 'XZ_MEMORY', 'PACKED', 'MAX_PLAN', 'Gone', 'Held', 'held', 'open_file', 'read_part',
            'remove', 'write_atomic', 'safe_child', 'checksum', 'write_tensors', 'reading', 'read_tensors', 'is_sound',
-           'room_for', 'check_room', 'Counted', 'Xz', 'open_unpacked', 'RunFolder', 'folders_in']
+           'room_for', 'check_room', 'Counted', 'Xz', 'open_unpacked', 'check_part', 'RunFolder', 'folders_in']
 
 # %% ../nbs/02_files.ipynb #e175d99a
 import bz2
@@ -532,6 +532,17 @@ def open_unpacked(
 # %% ../nbs/02_files.ipynb #0dbb7b3f
 MAX_PLAN = 1 << 24  # bytes of a plan.json
 
+
+def check_part(
+    part: Path,  # of a folder; it may be missing
+    follow: bool = False,  # a link to a file or folder counts as one: it is only read
+) -> None:
+    "Refuse a link, pipe, socket or device."
+    with suppress(OSError):
+        mode = os.stat(part, follow_symlinks=follow).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise _odd(part, mode)
+
 # %% ../nbs/02_files.ipynb #03470bbf
 class RunFolder(os.PathLike):
     "Where everything of a run lies; takes the place of the folder's path."
@@ -565,10 +576,7 @@ class RunFolder(os.PathLike):
         written = [self.log, self.lock, self.heartbeat, self.control, self.worker_log]
         written += [self.tickets, self.snapshots, self.arms, self.inputs, self.tensorboard]
         for part in (*written, self.plan, self.how):
-            with suppress(OSError):
-                mode = os.stat(part, follow_symlinks=part not in written).st_mode
-                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise _odd(part, mode)
+            check_part(part, follow=part not in written)
 
     @classmethod
     def of_ticket(cls, file: str | os.PathLike) -> "RunFolder":
