@@ -1,16 +1,18 @@
 """A sweep's folder from a stranger, or a damaged one: read, shown and worked on, it is refused in a sentence or does no harm, and nothing outside of it is touched."""
 
 import errno
+import gzip
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from tiny import plan
 
 from lottery_nb.cli import main
-from lottery_nb.core import fingerprint, LotteryError, one_text
+from lottery_nb.core import allow, ALLOWED, fingerprint, LotteryError, one_text, to_plain
 from lottery_nb.engine.recipes import Recipe
 from lottery_nb.events import RunFailed
 from lottery_nb.pruning.schedules import geometric
@@ -20,6 +22,7 @@ from lottery_nb.sweeps import leases
 from lottery_nb.sweeps.axes import SweepPlan
 from lottery_nb.sweeps.folders import check_length, ranked, Sweep, write_sweep
 from lottery_nb.sweeps.leases import claimed, claims_in
+from lottery_nb.sweeps.toml import cell_value, read_sweep, read_table
 
 READ = ("status", "show")
 WORK = (*READ, "work", "sweep")
@@ -202,15 +205,9 @@ def test_a_record_from_before_it_had_a_checksum_is_read(there, capsys):
 
 def test_a_plan_of_other_points_is_none(there):
     other = SweepPlan(small(), {"recipe.lr": (0.05, 0.2)})
-    rewritten(there, lambda r: r.update(plan=json.loads(json.dumps(other_plain(other)))))
+    rewritten(there, lambda r: r.update(plan=to_plain(other)))
     with pytest.raises(LotteryError, match="another plan than that of its points"):
         Sweep(there.path).plan  # noqa: B018
-
-
-def other_plain(plan):
-    from lottery_nb.core import to_plain
-
-    return to_plain(plan)
 
 
 @pytest.mark.parametrize("piece", [b"{},", b"[],", b"1,", b'"",', b" " * 64])
@@ -299,3 +296,80 @@ def test_what_takes_one_run_says_what_to_do_with_a_sweep(command, there, capsys,
         and "is a sweep, not a run: " in told.err
         and "give the folder of one of its points" in told.err
     )
+
+
+# --- files that a person writes, or a stranger ---
+
+BASE = '[base]\nsource = "digits[0-4]@200"\n'
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    "A module on the path that tells when it is imported."
+    (tmp_path / "evil_sweeps.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n\ndef go(*a, **k): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path / "ran"
+    sys.modules.pop("evil_sweeps", None)
+    ALLOWED.discard("evil_sweeps")
+
+
+NAMED = {
+    "a network": '[axes]\nnetwork = ["evil_sweeps:go"]',
+    "a criterion": '[axes]\ncriterion = ["magnitude", "evil_sweeps:go"]',
+    "a scope": '[axes]\nscope = ["evil_sweeps:go"]',
+    "a control": '[axes]\ncontrols = [["evil_sweeps:go"]]',
+    "data": '[axes]\nsource = ["evil_sweeps:go"]',
+    "the base's": None,
+    "a row's": '[[points]]\nnetwork = "evil_sweeps:go"',
+    "a table's": 'table',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_a_name_in_a_file_is_imported_only_where_it_is_allowed(what, evil, tmp_path, capsys):
+    text = BASE + (NAMED[what] or 'network = "evil_sweeps:go"\n[axes]\nwidth = [0.1]')
+    if what == "a table's":
+        text = 'table = "t.csv"\n' + BASE
+        (tmp_path / "t.csv").write_text("criterion\nevil_sweeps:go\n")
+    (tmp_path / "s.toml").write_text(text)
+    status, told = said(capsys, "sweep", tmp_path / "s.toml", "--out", tmp_path / "out")
+    assert status == 2 and "--trust evil_sweeps" in told.err and told.err.count("\n") == 1
+    assert not evil.exists() and not (tmp_path / "out").exists()
+    if what == "a criterion":
+        allow("evil_sweeps")
+        assert len(read_sweep(tmp_path / "s.toml").points) == 2 and evil.exists()
+
+
+TEXTS = {
+    "a cell beyond all cells": ("network\n" + "x" * 200_000 + "\n", "cannot be read as a table"),
+    "too many cells": (
+        ",".join(f"a{i}" for i in range(2000)) + ("\n1" + "," * 1999) * 600,
+        "more than 1,000,000 cells",
+    ),
+    "a table that is too long": ("width\n" + "1" * (1 << 24), "more than 16,777,216 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_a_table_that_nobody_wrote_is_refused(what, tmp_path):
+    (tmp_path / "t.csv").write_text(TEXTS[what][0])
+    with pytest.raises(LotteryError, match=TEXTS[what][1]):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "cell, value",
+    [("0.1\nother = 3", "0.1\nother = 3"), ("a." * 60_000 + "a", None), ("{" + "a." * 60_000 + "a=1}", None)],
+)
+def test_a_cell_is_one_value(cell, value):
+    assert cell_value(cell) == (cell if value is None else value)
+
+
+@pytest.mark.parametrize("end", ["\n#" + "x" * (1 << 20), "\n" + "a." * 100_000 + "a = 1"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_file_is_read_whole_or_not_at_all(end, pack, tmp_path):
+    (tmp_path / "s.toml").write_bytes(pack((BASE + "[axes]\nwidth = [0.1]" + end).encode()))
+    with pytest.raises(LotteryError, match="more than 1,048,576 bytes|too many dots"):
+        read_sweep(tmp_path / "s.toml")
