@@ -665,7 +665,8 @@ def _not_allowed(name: str, module: str, place: str = "") -> LotteryError:
     "The refusal of a name in a file."
     return LotteryError(
         f"{name} is named in a file, which may come from anyone, "
-        f"and its module {module}{place} is not one that you allowed: if you know it, say trust=[{module!r}], --trust {module} or {TRUST}={module}"
+        f"and its module {module}{place} is not one that you allowed: "
+        f"if you know it, say trust=[{module!r}], --trust {module} or {TRUST}={module}"
     )
 
 
