@@ -54,6 +54,7 @@ class Held:
     ):
         self.path, self.users = path, 0
         self.vital: dict[Path, tuple[int, int]] = {}
+        self.descriptors: list[int] = []
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if RELATIVE else None
         self.identity = self._known(path if self.fd is None else self.fd)
 
@@ -74,27 +75,43 @@ class Held:
         finally:
             del self.vital[file]
 
+    def keep(self, *folders: Path) -> None:
+        "From now on, the folder counts as gone too when one of these in it is another one, or none; those that are not made yet are left out."
+        for folder in folders:
+            if folder not in self.vital and folder.is_dir():
+                self.vital[folder] = self._known(folder)
+                if RELATIVE:  # held open, so that no new folder gets its number
+                    self.descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK))
+
+    @property
+    def lost(self) -> Path | None:
+        "What its path no longer leads to: itself, or what it needs; a disk that does not answer does not deny it."
+        for place, identity in {self.path: self.identity, **self.vital}.items():
+            try:
+                if self._known(place) != identity:
+                    return place
+            except (FileNotFoundError, NotADirectoryError):
+                return place
+            except OSError:
+                return None
+        return None
+
     @property
     def there(self) -> bool:
-        "Whether its path still leads to it and to what it needs; a disk that does not answer does not deny it."
-        known = {self.path: self.identity, **self.vital}
-        try:
-            return all(self._known(place) == identity for place, identity in known.items())
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:
-            return True
+        "Whether its path still leads to it and to what it needs."
+        return self.lost is None
 
     def check(self) -> None:
-        "Refuse to go on when the folder was moved or removed."
-        if not self.there:
+        "Refuse to go on when the folder was moved or removed, or what it needs."
+        if lost := self.lost:
+            part = f" ({lost.name} in it)" if lost != self.path else ""
             raise Gone(
-                f"{self.path} was moved or removed while it was worked in, and nothing more is saved: take the run up where it lies now, or begin it anew"
+                f"{self.path}{part} was moved or removed while it was worked in, and nothing more is saved: take the run up where it lies now, or begin it anew"
             )
 
     def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
+        for fd in (*self.descriptors, *(() if self.fd is None else (self.fd,))):
+            os.close(fd)
 
 # %% ../nbs/02_files.ipynb #74a55e25
 @contextmanager
