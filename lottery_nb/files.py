@@ -78,10 +78,12 @@ class Held:
     def keep(self, *folders: Path) -> None:
         "From now on, the folder counts as gone too when one of these in it is another one, or none; those that are not made yet are left out."
         for folder in folders:
-            if folder not in self.vital and folder.is_dir():
-                self.vital[folder] = self._known(folder)
+            if folder in self.vital or folder.is_symlink() or not folder.is_dir():
+                continue
+            with suppress(OSError):  # it goes away at this moment: whoever writes there next says so
                 if RELATIVE:  # held open, so that no new folder gets its number
                     self.descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK))
+                self.vital[folder] = self._known(folder)
 
     @property
     def lost(self) -> Path | None:
