@@ -398,7 +398,7 @@ def refusal_of(error: Exception) -> str:
 END = (
     "end its workers where they were started (Ctrl-C, or by the cluster), which gives back their points, or "
 )
-OF_ONE_RUN = dict.fromkeys(["stop", "pause"], END) | dict.fromkeys(["export", "transfer"], "")
+OF_ONE_RUN = dict.fromkeys(["stop", "pause"], END) | dict.fromkeys(["export", "convert", "transfer"], "")
 OF_ONE_RUN |= dict.fromkeys(["resume", "run"], "go on with `lottery sweep`, or ")
 "Commands that take one run -> what to do with a sweep instead."
 

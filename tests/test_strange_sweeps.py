@@ -287,9 +287,11 @@ def test_a_refusal_does_not_command_the_terminal_either(tmp_path, capsys):
 # --- commands that take one run ---
 
 
-@pytest.mark.parametrize("command", ["stop", "pause", "resume", "run", "export", "transfer"])
+@pytest.mark.parametrize("command", ["stop", "pause", "resume", "run", "export", "convert", "transfer"])
 def test_what_takes_one_run_says_what_to_do_with_a_sweep(command, there, capsys, tmp_path):
-    more = {"export": [tmp_path / "out"], "transfer": ["--targets", "digits"]}.get(command, [])
+    more = (
+        dict.fromkeys(["export", "convert"], [tmp_path / "out"]) | {"transfer": ["--targets", "digits"]}
+    ).get(command, [])
     status, told = said(capsys, command, there.path, *more)
     assert (
         status == 2
