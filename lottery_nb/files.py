@@ -6,7 +6,7 @@
 __all__ = ['NO_LINK', 'NO_WAIT', 'RELATIVE', 'HELD', 'KINDS', 'SCHEMA', 'MIGRATIONS', 'BROKEN', 'MAX_HEADER', 'UNPACK',
            'LEAST_ROOM', 'TIMES', 'XZ_MEMORY', 'PACKED', 'MAX_PLAN', 'Gone', 'Held', 'held', 'open_file', 'read_part',
            'remove', 'write_atomic', 'safe_child', 'checksum', 'write_tensors', 'reading', 'read_tensors', 'is_sound',
-           'room_for', 'check_room', 'Counted', 'Xz', 'open_unpacked', 'RunFolder', 'folders_in']
+           'room_for', 'check_room', 'Counted', 'Xz', 'open_unpacked', 'check_part', 'RunFolder', 'folders_in']
 
 # %% ../nbs/02_files.ipynb #e175d99a
 import bz2
@@ -54,6 +54,7 @@ class Held:
     ):
         self.path, self.users = path, 0
         self.vital: dict[Path, tuple[int, int]] = {}
+        self.descriptors: list[int] = []
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if RELATIVE else None
         self.identity = self._known(path if self.fd is None else self.fd)
 
@@ -74,27 +75,45 @@ class Held:
         finally:
             del self.vital[file]
 
+    def keep(self, *folders: Path) -> None:
+        "From now on, the folder counts as gone too when one of these in it is another one, or none; those that are not made yet are left out."
+        for folder in folders:
+            if folder in self.vital or folder.is_symlink() or not folder.is_dir():
+                continue
+            with suppress(OSError):  # it goes away at this moment: whoever writes there next says so
+                if RELATIVE:  # held open, so that no new folder gets its number
+                    self.descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NO_LINK))
+                self.vital[folder] = self._known(folder)
+
+    @property
+    def lost(self) -> Path | None:
+        "What its path no longer leads to: itself, or what it needs; a disk that does not answer does not deny it."
+        for place, identity in {self.path: self.identity, **self.vital}.items():
+            try:
+                if self._known(place) != identity:
+                    return place
+            except (FileNotFoundError, NotADirectoryError):
+                return place
+            except OSError:
+                return None
+        return None
+
     @property
     def there(self) -> bool:
-        "Whether its path still leads to it and to what it needs; a disk that does not answer does not deny it."
-        known = {self.path: self.identity, **self.vital}
-        try:
-            return all(self._known(place) == identity for place, identity in known.items())
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:
-            return True
+        "Whether its path still leads to it and to what it needs."
+        return self.lost is None
 
     def check(self) -> None:
-        "Refuse to go on when the folder was moved or removed."
-        if not self.there:
+        "Refuse to go on when the folder was moved or removed, or what it needs."
+        if lost := self.lost:
+            part = f" ({lost.name} in it)" if lost != self.path else ""
             raise Gone(
-                f"{self.path} was moved or removed while it was worked in, and nothing more is saved: take the run up where it lies now, or begin it anew"
+                f"{self.path}{part} was moved or removed while it was worked in, and nothing more is saved: take the run up where it lies now, or begin it anew"
             )
 
     def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
+        for fd in (*self.descriptors, *(() if self.fd is None else (self.fd,))):
+            os.close(fd)
 
 # %% ../nbs/02_files.ipynb #74a55e25
 @contextmanager
@@ -532,6 +551,17 @@ def open_unpacked(
 # %% ../nbs/02_files.ipynb #0dbb7b3f
 MAX_PLAN = 1 << 24  # bytes of a plan.json
 
+
+def check_part(
+    part: Path,  # of a folder; it may be missing
+    follow: bool = False,  # a link to a file or folder counts as one: it is only read
+) -> None:
+    "Refuse a link, pipe, socket or device."
+    with suppress(OSError):
+        mode = os.stat(part, follow_symlinks=follow).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise _odd(part, mode)
+
 # %% ../nbs/02_files.ipynb #03470bbf
 class RunFolder(os.PathLike):
     "Where everything of a run lies; takes the place of the folder's path."
@@ -565,10 +595,7 @@ class RunFolder(os.PathLike):
         written = [self.log, self.lock, self.heartbeat, self.control, self.worker_log]
         written += [self.tickets, self.snapshots, self.arms, self.inputs, self.tensorboard]
         for part in (*written, self.plan, self.how):
-            with suppress(OSError):
-                mode = os.stat(part, follow_symlinks=part not in written).st_mode
-                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise _odd(part, mode)
+            check_part(part, follow=part not in written)
 
     @classmethod
     def of_ticket(cls, file: str | os.PathLike) -> "RunFolder":

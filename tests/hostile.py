@@ -59,7 +59,7 @@ from PIL import Image  # noqa: E402
 from lottery_nb import __version__, cli  # noqa: E402
 from lottery_nb.bench.pages import read as read_bench  # noqa: E402
 from lottery_nb.bench.pages import table as bench_table  # noqa: E402
-from lottery_nb.core import LotteryError  # noqa: E402
+from lottery_nb.core import fingerprint, LotteryError, one_text  # noqa: E402
 from lottery_nb.data.builtin import read_idx_set  # noqa: E402
 from lottery_nb.data.own import from_arrays, from_csv, from_folder, from_parquet, from_texts  # noqa: E402
 from lottery_nb.data.own import load_domain, save_domain  # noqa: E402
@@ -73,6 +73,8 @@ from lottery_nb.runs.listeners import read_how  # noqa: E402
 from lottery_nb.runs.reading import check_begun, read_plan, Run  # noqa: E402
 from lottery_nb.runs.workers import glance  # noqa: E402
 from lottery_nb.runs.writing import read_arms  # noqa: E402
+from lottery_nb.sweeps.folders import Sweep  # noqa: E402
+from lottery_nb.sweeps.toml import read_sweep  # noqa: E402
 
 SECONDS, MOST = 60, 512 << 20
 BATCH = 100  # cases that a process reads
@@ -490,6 +492,31 @@ def read_folder(place):
     return read_shown(place)
 
 
+def odd_part(part, draw, place):
+    "Put what should not be there in the place of a file or folder."
+    outside = place / "outside"
+    shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    way = draw.randrange(8)
+    if way == 0:
+        os.mkfifo(part)
+    elif way == 1:
+        part.symlink_to(
+            draw.choice((outside, outside / "theirs", outside / "new", "/dev/zero", "/etc/passwd", part.name))
+        )
+    elif way == 2:
+        part.mkdir()
+    elif way == 3:
+        with open(part, "wb") as f:
+            f.truncate(draw.choice((0, 1 << 20, 3 << 30)))
+    elif way == 4:
+        part.write_bytes(draw.randbytes(draw.choice((1, 100, 100_000))))
+    elif way == 5:
+        part.write_bytes(pickled(place, draw))
+    elif way == 6:
+        part.write_text(json.dumps({"executor": draw.choice(NAMES), "listeners": [draw.choice(NAMES)]}))
+    # else it is gone
+
+
 @kind("run folder", read_folder)
 def folders(draw, place, good):
     folder, outside = a_run(place, good), place / "outside"
@@ -499,32 +526,136 @@ def folders(draw, place, good):
     for name in names:
         part = folder / name
         inner = sorted(part.iterdir()) if part.is_dir() and draw.random() < 0.6 else []
-        part = draw.choice(inner) if inner else part
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-        way = draw.randrange(8)
-        if way == 0:
-            os.mkfifo(part)
-        elif way == 1:
-            part.symlink_to(
-                draw.choice(
-                    (outside, outside / "theirs", outside / "new", "/dev/zero", "/etc/passwd", part.name)
-                )
-            )
-        elif way == 2:
-            part.mkdir()
-        elif way == 3:
-            with open(part, "wb") as f:
-                f.truncate(draw.choice((0, 1 << 20, 3 << 30)))
-        elif way == 4:
-            part.write_bytes(draw.randbytes(draw.choice((1, 100, 100_000))))
-        elif way == 5:
-            part.write_bytes(pickled(place, draw))
-        elif way == 6:
-            part.write_text(json.dumps({"executor": draw.choice(NAMES), "listeners": [draw.choice(NAMES)]}))
-        # else it is gone
+        odd_part(draw.choice(inner) if inner else part, draw, place)
     if draw.random() < 0.25:  # a page takes a second
         (place / "report").touch()
     return f"{' and '.join(names)} are odd", SOUND
+
+
+def read_sweep_folder(place):
+    folder, outside = place / "sweep", place / "outside"
+    before = sorted(p.name for p in outside.iterdir())
+    lines = [("status", folder), ("runs", folder), ("show", folder, "--csv", place / "s.csv")]
+    for line in (*lines, ("stop", folder), ("work", folder), ("work", folder), *lines):
+        with contextlib.suppress(LotteryError):
+            shell(*line)
+    assert sorted(p.name for p in outside.iterdir()) == before == ["theirs"], "written outside"
+    found = Sweep(folder)
+    repr(found), found.status, found.plan
+    return found.frame.to_csv(index=False), shell("show", folder)[0]
+
+
+@kind("sweep", read_sweep_folder)
+def sweeps(draw, place, good):
+    folder, outside = shutil.copytree(good / "sweep", place / "sweep"), place / "outside"
+    outside.mkdir()
+    (outside / "theirs").write_text("theirs")
+    file, way = folder / "sweep.json", draw.random()
+    point = draw.choice(json.loads(file.read_text())["points"])["hash"]
+    if way < 0.25:
+        what, content = damaged(file.read_bytes(), draw)
+        file.write_bytes(content)
+        return what, SAME
+    if way < 0.5:  # as who means harm would write it
+        what, text = changed_json(file.read_text(), draw, (*NASTY, *CODE))
+        record = json.loads(text)
+        if isinstance(record, dict):
+            record.pop("check", None)
+            record["check"] = fingerprint(one_text(record))
+        file.write_text(json.dumps(record))
+        return what, SOUND
+    if way < 0.75:
+        number = draw.choice((1, 2, 3, 999_998, 999_999, 10**9, 10**30, 0, "01", "-1", "1e30", "١"))
+        claim = folder / "leases" / f"{point}.{number}{draw.choice(('', '.done', '.failed', '.stopped'))}"
+        worker = draw.choice((f"{10**30} a b c", "-1 a b c", "1", "", *NASTY))
+        said = {
+            "worker": worker,
+            "beat": draw.choice((0, 1e300, *NASTY)),
+            "held": draw.choice((True, *NASTY)),
+        }
+        said = draw.choice((said, said | {"reason": draw.choice(("a\nb", *NASTY))}, *NASTY))
+        claim.write_text(json.dumps(said))
+        if draw.random() < 0.3:
+            odd_part(claim, draw, place)
+        return f"claim {number}", SOUND
+    names = ("sweep.json", "leases", "left", "inputs", "how.json", "workers.log", point)
+    inner = ("plan.json", "events.jsonl", "arms", "tickets", "snapshots", "how.json", "lock", "heartbeat")
+    name = draw.choice((*names, *(f"{point}/{part}" for part in inner)))
+    odd_part(folder / name, draw, place)
+    return f"{name} is odd", SOUND
+
+
+TOML = """kind = "find"
+table = "points.csv"
+[base]
+source = "digits[0-4]@200"
+width = 0.1
+schedule = "geometric(0.4, 2)"
+[base.recipe]
+epochs = 2
+[axes]
+"recipe.lr" = [0.03, 0.1]
+seeds = [1, 2]
+"""
+POINTS = "network,recipe.batch_size\nlenet-300-100,32\nlogistic-regression,64\n"
+
+
+def read_sweep_file(place):
+    read = [read_sweep(file) for file in (place / "s.toml", place / "s.json") if file.exists()]
+    return [[(point.hash, repr(point.changes)) for point in one.points] for one in read]
+
+
+def sweep_file(place):
+    (place / "points.csv").write_text(POINTS)
+    (place / "s.toml").write_text(TOML)
+
+
+ODD_TOML = (
+    "2026-11-26",
+    "07:32:00",
+    "9999-12-31T23:59:59Z",
+    "inf",
+    "nan",
+    "0x" + "f" * 1000,
+    "9" * 5000,
+    "[" * 500 + "]" * 500,
+    "{" + "a." * 60_000 + "a = 1}",
+    '"\\u001b[2J"',
+    "{ type = 'Network', name = 'trap:go' }",
+    *(json.dumps(name) for name in NAMES),
+    '"/dev/zero"',
+    '"../../../etc/passwd"',
+)
+
+
+@kind("sweep file", read_sweep_file)
+def sweep_files(draw, place, good):
+    sweep_file(place)
+    way = draw.randrange(4)
+    if way == 0:
+        (place / "s.toml").unlink()
+        record = json.loads((good / "sweep" / "sweep.json").read_text())["plan"]
+        what, text = changed_json(json.dumps(record), draw, (*NASTY, *CODE))
+        (place / "s.json").write_text(text)
+        return what, SOUND
+    if way == 1:
+        file = draw.choice((place / "s.toml", place / "points.csv"))
+        what, content = damaged(file.read_bytes(), draw)
+        if draw.random() < 0.3:
+            content = PACKERS[draw.choice([*PACKERS])](content + b"\n#" + b"x" * (1 << 25))
+        file.write_bytes(content)
+        return what, SOUND
+    lines = TOML.splitlines() if way == 2 else POINTS.splitlines()
+    i, odd = draw.randrange(len(lines)), draw.choice(ODD_TOML)
+    if way == 2:
+        lines[i] = f"{lines[i].partition('=')[0]}= {odd}" if "=" in lines[i] else f"[{odd}]"
+        (place / "s.toml").write_text("\n".join(lines))
+    else:
+        lines[i] = ",".join(
+            draw.choice((cell, '"' + odd.replace('"', '""') + '"')) for cell in lines[i].split(",")
+        )
+        (place / "points.csv").write_text("\n".join(lines))
+    return f"{lines[i]:.60}", SOUND
 
 
 HOW = '{"executor": "threads", "listeners": ["trap:go"]}'
@@ -1114,10 +1245,18 @@ def make_good(good):
     "The sound files, which hostile ones are made of; trains for some seconds."
     from tiny import noise_domain, plan
 
+    from lottery_nb.engine.recipes import Recipe
+    from lottery_nb.pruning.schedules import geometric
     from lottery_nb.runs.writing import run
+    from lottery_nb.sweeps.axes import SweepPlan
+    from lottery_nb.sweeps.folders import Settings, write_sweep
+    from lottery_nb.sweeps.working import work_on
 
     found = run(plan(controls=("reinit",), seeds=2), good / "run", "cpu", show=False)
     found.tickets[-1].save(good / "t.safetensors")
+    few = plan(recipe=Recipe(lr=0.05, epochs=1, batch_size=64), schedule=geometric(0.4, 1))
+    of_all = SweepPlan(few, {"recipe.lr": (0.05, 0.1)})
+    work_on(write_sweep(of_all, good / "sweep", Settings(patience=0.2)).path, tell=str)
     arm = sorted((good / "run" / "arms").glob("*.safetensors"))[0]
     tensors, record = read_tensors(arm)
     write_tensors(good / f"arms-{arm.stem}.safetensors", tensors, record | {"file": f"arms-{arm.stem}"})
@@ -1142,6 +1281,7 @@ WHOLE = {  # kinds whose sound file is made here, and not by a training
     "idx set": lambda place: idx_set(place),
     "matrix": lambda place: (place / "x").write_bytes(matrix_bytes(CUBE)),
     "how.json": lambda place: (place / "how.json").write_text(HOW),
+    "sweep file": lambda place: sweep_file(place),
     "picture": lambda place: (place / "picture").write_bytes(encoded(7, "PNG", "RGB", (16, 16))),
     "folder of pictures": lambda place: picture_folder(place),
     "tokenizer": lambda place: [(place / name).write_text(text) for name, text in tokenizer_files().items()],
@@ -1309,7 +1449,7 @@ def faults(results):
     return [r for r in results if r["outcome"] in FAULTS]
 
 
-ALL = 2024
+ALL = 2040
 
 
 def main(words):

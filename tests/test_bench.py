@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -273,7 +274,7 @@ def test_the_cost_of_a_precision_is_an_interval_over_seeds():
     [
         (lambda d: bench_race.bench(("a", "z")), "work 'z'"),
         (lambda d: bench_race.bench(("a",), repeats=0), "repeats"),
-        (lambda d: read(d / "none.json"), "cannot be read as results"),
+        (lambda d: read(d / "none.json"), "there is no file none.json"),
         (lambda d: bench_race.setup(d), "is not empty"),
     ],
 )
@@ -320,3 +321,27 @@ def test_a_results_file_of_version_0_1_is_read(tmp_path):
     (tmp_path / "new.json").write_text(json.dumps(before).replace('"told"', '"outcomes"'))
     old, new = (bench_page.read(tmp_path / name) for name in ("old.json", "new.json"))
     assert old == new and bench_page.ratios(old["pieces"]["a"]["outcomes"], "ours", "peer") == [3.0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"machine": {}, "pieces": [1], "alone": {}}',
+        '{"machine": {}, "pieces": {"a": 1}, "alone": {}}',
+        '{"machine": {}, "pieces": null, "alone": {}}',
+        "[" * 100_000,
+        "[1]",
+        '{"machine": {}, "pieces": {}, "alone": {}}' + " " * (1 << 24),
+    ],
+)
+def test_a_results_file_that_is_none_is_refused_in_a_sentence(text, tmp_path):
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(LotteryError, match="give the .json file that it wrote"):
+        read(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_a_results_file_is_a_file(make, tmp_path):
+    make(tmp_path / "b.json")
+    with pytest.raises(LotteryError, match="is no file"):
+        read(tmp_path / "b.json")

@@ -278,6 +278,31 @@ def test_a_run_whose_folder_is_emptied_ends(part, tmp_path):
     assert not (folder / "heartbeat").exists()
 
 
+@pytest.mark.parametrize("what", ["none", "a link", "a file", "a pipe", "another folder"])
+@pytest.mark.parametrize("part", ["arms", "tickets", "snapshots"])
+def test_a_run_ends_when_a_part_of_its_folder_is_another_one_and_is_taken_up_whole(
+    part, what, whole, tmp_path
+):
+    """Nothing is written elsewhere, and no run is done whose tickets were removed meanwhile."""
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    put = {"a link": lambda p: p.symlink_to(outside), "a pipe": os.mkfifo, "another folder": Path.mkdir}
+    put |= {"a file": Path.touch, "none": lambda p: None}
+    with (
+        pytest.raises(Gone, match=f"{part} in it"),
+        contextlib.closing(record(plan(), folder, "cpu")) as stream,
+    ):
+        for e in stream:
+            if isinstance(e, EpochDone) and (folder / part).is_dir() and list((folder / part).iterdir()):
+                shutil.rmtree(folder / part)
+                put[what](folder / part)
+    assert Run(folder).status == "failed" and not list(outside.iterdir())
+    if what not in ("none", "another folder"):
+        (folder / part).unlink()
+    again = run(plan(), folder, "cpu", show=False)
+    assert again.whole and same(outcome(folder), outcome(whole.path))
+
+
 @pytest.mark.parametrize("way", ["deleted", "deleted and made again", "parent deleted", "in a pause"])
 def test_a_run_whose_folder_is_deleted_ends_and_makes_nothing_again(way, tmp_path):
     folder = tmp_path / "a" / "run"

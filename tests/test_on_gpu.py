@@ -292,6 +292,55 @@ def test_results_of_another_plan_are_not_mixed_in(tmp_path):
     assert set(kept("toy", "gpu", tmp_path / "root/papers/results").frame["seed"]) == {0}
 
 
+def no_name(result):
+    result["machine"]["slug"] = ["nvidia"]
+
+
+LEADS = {
+    "a card elsewhere": lambda r: r["machine"].update(slug="../../../elsewhere"),
+    "a card at a root": lambda r: r["machine"].update(slug="x/../../../../elsewhere"),
+    "a card without a name": no_name,
+    "a torch elsewhere": lambda r: (r.update(toy=True), r["machine"]["versions"].update(torch="/../../x")),
+    "a paper elsewhere": lambda r: r["pieces"]["all of it"]["paper"].update(name="../../elsewhere"),
+    "kept as a paper elsewhere": lambda r: r["pieces"]["all of it"]["paper"]["about"].update(paper="../x"),
+    "a rehearsal of sorts": lambda r: r.update(toy="no"),
+    "no versions": lambda r: r["machine"].update(versions=[]),
+    "a machine that is none": lambda r: r.update(machine=7),
+    "a benchmark that is none": lambda r: r["pieces"]["all of it"].update(bench=[1]),
+    "a paper that is none": lambda r: r["pieces"]["all of it"].update(paper=3),
+}
+
+
+@pytest.mark.parametrize("what", LEADS)
+def test_what_came_back_is_kept_in_the_repository_or_refused_in_a_sentence(what, tmp_path, capsys):
+    came = came_back(0)
+    LEADS[what](came)
+    on_gpu.write(tmp_path / "back" / "paper.json", came)
+    with pytest.raises(LotteryError, match="use a fresh copy|plain name|cannot be read|does not hold"):
+        on_gpu.store(tmp_path / "back", tmp_path / "root")
+    made = {p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()}
+    assert made <= {"back", "root"} and not (tmp_path.parent / "elsewhere.json").exists()
+
+
+@pytest.mark.parametrize(
+    "what", ["a pipe", "a list", "deep", "phases of none", "pieces of none", "a key of none"]
+)
+def test_what_is_no_result_is_passed_over(what, tmp_path, capsys):
+    texts = {
+        "a list": "[1]",
+        "deep": "[" * 100_000,
+        "phases of none": '{"phases": 3}',
+        "pieces of none": '{"key": "a", "state": "done", "pieces": [1]}',
+        "a key of none": '{"key": {}, "state": "done", "pieces": {}}',
+    }
+    if what == "a pipe":
+        os.mkfifo(tmp_path / "x.json")
+    else:
+        (tmp_path / "x.json").write_text(texts[what])
+    assert on_gpu.main(["--store", str(tmp_path)]) == 2
+    assert "no results of this tool" in capsys.readouterr().err
+
+
 # --- what is taken along ---
 
 

@@ -15,7 +15,7 @@ from lottery_nb.core import canonical, from_plain, LotteryError, to_plain
 from lottery_nb.pruning.masks import Mask, random_mask
 from lottery_nb.pruning.schedules import cubic, geometric, linear, listed, one_shot, Schedule
 from lottery_nb.pruning.criteria import CRITERIA, in_steps, Scoring
-from lottery_nb.pruning.scopes import _share_out, Group, kept_count, make_mask, prune, SCOPES
+from lottery_nb.pruning.scopes import _share_out, Group, kept_count, make_mask, prune, quotas, SCOPES
 
 ANY_DENSITY = [name for name in SCOPES.names if not hasattr(SCOPES[name], "check_density")]
 FEW = settings(max_examples=80, deadline=None)
@@ -629,3 +629,13 @@ def test_weights_that_are_gone_may_score_anything():
     for odd in (math.nan, math.inf, -math.inf):
         made = prune({"w": torch.tensor([[-math.inf, 0.0, odd, -1.0]])}, Mask({"w": bits}), 0.5, scope="2:4")
         assert made["w"].int().tolist() == [[0, 1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [None, 3, "all", {}, {"a": 1}, [1], ["ab"], [("w", 1)], [(("w",), 1.0)], [(("x",), 1)], [(("w",), -1)]],
+)
+def test_a_scope_that_gives_no_groups_is_refused_in_a_sentence(returned):
+    mask = Mask({"w": torch.ones(4, dtype=torch.bool)})
+    with pytest.raises(LotteryError, match="let it return"):
+        quotas(mask, 0.5, scope=lambda *_: returned)

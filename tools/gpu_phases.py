@@ -822,10 +822,11 @@ def whole_paper(job, paper, work):
 
 def kept_paper(paper, folder):
     """Add a paper's results that came back to those that are kept; the path."""
+    from lottery_nb.files import safe_child
     from lottery_nb.papers.papers import merge_kept
 
     with tempfile.TemporaryDirectory() as place:
-        path = Path(place, f"{paper['name']}.json")
+        path = safe_child(place, f"{paper['name']}.json")
         path.write_text(json.dumps(paper["about"], indent=1))
         path.with_suffix(".csv.gz").write_bytes(gzip.compress(paper["table"].encode(), mtime=0))
         return merge_kept(path, folder)

@@ -14,6 +14,7 @@ import argparse
 import gzip
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 WORKER = ROOT / "tools/gpu_phases.py"  # does the work of a phase
+MOST_BYTES = 64 << 20  # of a file that came back
 MOST_FILES = 8  # that come back from such a machine, each of 16 MiB
 EARLIER = "earlier.json"  # what did not fit into them any more: the first phases, together
 MARGIN = 10.0  # seconds that are left for the end
@@ -83,13 +85,28 @@ def read(*places):
     }
     for path in (f for p in map(Path, places) for f in folders.get(p, [p])):
         try:
+            if not path.is_file() or path.stat().st_size > MOST_BYTES:  # a pipe is not waited for
+                continue
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
-        for result in found.get("phases", [found]) if isinstance(found, dict) else ():
-            if isinstance(result, dict) and {"key", "state", "pieces"} <= set(result):
+        phases = found.get("phases", [found]) if isinstance(found, dict) else ()
+        for result in phases if isinstance(phases, (list, tuple)) else ():
+            if is_result(result):
                 known[result["key"]] = result
     return known
+
+
+def is_result(result):
+    """Whether it is what a phase writes: texts and pieces."""
+    if not isinstance(result, dict):
+        return False
+    pieces, texts = result.get("pieces"), (result.get("key"), result.get("state"))
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(pieces, dict)
+        and all(isinstance(piece, dict) for piece in pieces.values())
+    )
 
 
 def make_room(out, path):
@@ -294,7 +311,7 @@ def pack(folder):
 def store(folder, root=ROOT):
     """Keep what came back: figures under bench/results, results of papers under papers/results; prints where."""
     from gpu_phases import kept_paper
-    from lottery_nb.core import LotteryError
+    from lottery_nb.core import DAMAGE, LotteryError
 
     known = read(folder)
     if not known:
@@ -306,13 +323,36 @@ def store(folder, root=ROOT):
         if "machine" not in result:
             print(f"{key}: it tells no machine, so it is left out")
             continue
-        card, torch = result["machine"]["slug"], result["machine"]["versions"]["torch"].partition("+")[0]
-        name = f"on-gpu-{card}" + f"-rehearsed-torch-{torch}" * result["toy"]
-        by_card.setdefault((name, result["toy"]), {})[key] = result
+        name, toy = named(key, result)
+        by_card.setdefault((name, toy), {})[key] = result
     for (name, toy), results in by_card.items():
-        for path in stored(name, toy, results, root, kept_paper):
-            print(f"kept in {path}")
+        try:
+            for path in stored(name, toy, results, root, kept_paper):
+                print(f"kept in {path}")
+        except LotteryError:
+            raise
+        except DAMAGE as e:
+            says = " ".join(str(e).split())[:120]
+            raise LotteryError(
+                f"--store {folder}: {name} is damaged ({type(e).__name__}: {says}), use a fresh copy"
+            ) from None
     return 0
+
+
+def named(key, result):
+    """(name, whether it is a rehearsal) that a result is kept under; refuses one whose machine has no such name, which would lead elsewhere."""
+    from lottery_nb.core import DAMAGE, LotteryError
+
+    try:
+        card, torch = result["machine"]["slug"], result["machine"]["versions"]["torch"].partition("+")[0]
+        if PLAIN.fullmatch(card) and PLAIN.fullmatch(torch) and isinstance(toy := result["toy"], bool):
+            return f"on-gpu-{card}" + f"-rehearsed-torch-{torch}" * toy, toy
+    except DAMAGE:
+        pass
+    raise LotteryError(f"{key[:80]!r}: its machine has no name to keep it under, use a fresh copy")
+
+
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def stored(name, toy, results, root, kept_paper):

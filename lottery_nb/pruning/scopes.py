@@ -7,7 +7,7 @@ __all__ = ['SCOPES', 'Quotas', 'kept_count', 'Scopes', 'Group', 'NofM', 'n_of_m'
 
 # %% ../../nbs/pruning/16_scopes.ipynb #332e3367
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -243,7 +243,25 @@ def quotas(
     "Who is ranked with whom and how many stay; refuses unknown names and more weights than the mask keeps."
     own = _own_rates(mask, layer_densities or {})
     named = {n for names, *_ in own for n in names}
-    return [*own, *SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)]
+    given = SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)
+    return [*own, *_checked_groups(given, mask, scope)]
+
+# %% ../../nbs/pruning/16_scopes.ipynb #8e32de2a
+def _checked_groups(given: Any, mask: Mask, scope: str | Callable) -> list:
+    "What a scope gave; refuses what is no list of groups."
+    groups = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Mapping)) else [given]
+    if odd := [one for one in groups if not _is_group(one, mask)]:
+        raise LotteryError(
+            f"scope {scope!r:.80} gives {odd[0]!r:.80}: let it return (names of parameters, how many of their weights stay) for each group"
+        )
+    return groups
+
+
+def _is_group(one: Any, mask: Mask) -> bool:
+    "Whether a scope gave a group of parameters and a number of weights."
+    if not isinstance(one, tuple) or len(one) not in (2, 3) or not isinstance(one[0], (tuple, list)):
+        return False
+    return isinstance(one[1], int) and one[1] >= 0 and all(isinstance(n, str) and n in mask for n in one[0])
 
 # %% ../../nbs/pruning/16_scopes.ipynb #5d356728
 def _kth_largest(

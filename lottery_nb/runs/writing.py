@@ -563,6 +563,7 @@ def _recorded(writer: Writer, events: Iterable[Event], holder: Held) -> Iterator
             writer.write(told)
             yield told
         holder.check()
+        holder.keep(writer.arms.folder, RunFolder(writer.folder).tickets, RunFolder(writer.folder).snapshots)
         if _command(writer.folder) == "pause":
             yield from _paused(writer, holder)
         if _command(writer.folder) == "stop":

@@ -24,7 +24,7 @@ import torch
 from ..core import allow, Busy, check_number, LotteryError, pick_device, Registry
 from ..events import Event, RunStopped
 from ..files import Gone, open_file, RunFolder, safe_child
-from ..runs.reading import read_plan, Run
+from ..runs.reading import read_plan
 from ..runs.workers import _note, surroundings
 from ..runs.writing import failure, record
 from .axes import point_text
@@ -66,7 +66,7 @@ def _trained(sweep: Sweep, lease: Lease) -> str:
     folder, settings = sweep.folder.run(lease.name), sweep.settings
     if not RunFolder(folder).plan.exists():  # whoever took it over last died while doing so
         write_point(next(p for p in sweep.plan.points if p.hash == lease.name), sweep.folder)
-    if Run(folder).whole:
+    if sweep.run(next(p for p in sweep.points if p.hash == lease.name)).whole:
         return "done"
     last: Event | None = None
     plan, beside = read_plan(folder), _beside(sweep, lease.name)
@@ -138,7 +138,7 @@ def work_on(
     "Train the points of a sweep that nobody holds, one after the other, until none is left; says how many ended how."
     allow(*trust)
     sweep, ends = Sweep(folder), Counter[str]()
-    sweep.folder.check_parts()
+    sweep.check_parts()
     points = {point.hash: point for point in sweep.points}
     queue = Queue(sweep.folder.leases, points, sweep.settings.patience)
     with _set_up(sweep.settings):
@@ -206,8 +206,8 @@ def work_alone(
             ends = work_on(words[0], tell=lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         sys.exit(130)
-    except LotteryError as e:
-        print(e, file=sys.stderr)
+    except (LotteryError, OSError) as e:  # a full disk too
+        print(failure(e).reason, file=sys.stderr)
         sys.exit(2)
     sys.exit(int(ends["failed"] > 0))
 
