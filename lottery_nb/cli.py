@@ -12,12 +12,13 @@ __all__ = ['TYPES', 'COMMANDS', 'SIGNS', 'UNHEARD', 'RUN', 'DEVICE', 'QUIET', 'L
            'show_command', 'export_command', 'demo_plan', 'demo_command', 'stands', 'run_command', 'resume_command',
            'stop_command', 'pause_command', 'status_command', 'runs_command', 'sweep_stands', 'show_sweep',
            'sweep_command', 'work_command', 'workbench_notebook', 'open_page', 'serve', 'lab_command', 'app_flags',
-           'app_command', 'paper_of', 'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command',
-           'doctor_command']
+           'app_command', 'paper_of', 'switches_of', 'check_command', 'tell_claims', 'paper_folder', 'paper_command',
+           'bench_command', 'doctor_command']
 
 # %% ../nbs/65_cli.ipynb #e9e94e90
 import argparse
 import codecs
+import importlib
 import importlib.util
 import inspect
 import io
@@ -44,7 +45,7 @@ from .core import package_line, quietly, REMEDIES
 
 if TYPE_CHECKING:
     from lottery_nb.engine.recipes import Recipe
-    from lottery_nb.papers.papers import Paper
+    from lottery_nb.papers.papers import Kept, Paper
     from lottery_nb.plans.find import FindPlan
     from lottery_nb.plans.tickets import Ticket
     from lottery_nb.pruning.schedules import Schedule
@@ -965,6 +966,17 @@ def check_command(args: argparse.Namespace) -> int:
     return int((table["same"] == "no").any())
 
 
+def tell_claims(args: argparse.Namespace, found: "Kept") -> int:
+    "Print what the paper says beside what was measured, claim by claim; says nothing of a study that no paper has."
+    from lottery_nb.papers.papers import claims_lines
+
+    room = importlib.import_module(PAPERS[args.name].partition(":")[0])
+    if args.name != "sparse-transfer-switches":
+        lines = claims_lines(room.against_paper(found))
+        print("\n" + "\n".join([f"what {args.name} says, and what was measured", *lines]))
+    return 0
+
+
 def paper_folder(args: argparse.Namespace, paper: "Paper") -> Path:
     "Where a paper runs unless the flags say otherwise."
     from lottery_nb.runs.reading import runs_home
@@ -986,16 +998,19 @@ def paper_folder(args: argparse.Namespace, paper: "Paper") -> Path:
 )
 def paper_command(args: argparse.Namespace) -> int:
     "Run a paper's searches and transfers, or take them up again, and show their tables."
-    from lottery_nb.papers.papers import keep, RESULTS, run_paper
+    from lottery_nb.papers.papers import keep, kept, kept_of, RESULTS, run_paper
 
     if args.check is not None:
         return check_command(args)
     paper = paper_of(args)
+    if args.claims:
+        return tell_claims(args, kept(paper.name, paper.scale, args.keep or RESULTS))
     done = run_paper(paper, args.out or paper_folder(args, paper), args.device, not args.quiet)
     print(f"{paper.name} at scale {paper.scale}: {paper.note}.")
     for name, found in done.items():
         print(f"\n{name}")
         tell(found)
+    tell_claims(args, kept_of(paper, done))
     if args.keep is not None:
         print(f"\nkept in {keep(paper, done, args.keep or RESULTS)}")
     return 0

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lottery_nb.cli import main
 from lottery_nb.core import LotteryError
-from lottery_nb.papers.papers import kept
+from lottery_nb.papers import distribution_shift, sparse_transfer
+from lottery_nb.papers.papers import Kept, kept, STATES
 from lottery_nb.results.claims import claim, claims_of, claims_text, found_text, from_printed, measured
 from lottery_nb.results.stats import compare
 
@@ -159,3 +161,45 @@ def test_a_printed_table_never_says_more_than_its_frame():
         again = from_printed(rows.assign(text=texts))
         assert (again["verdict"].eq(rows["verdict"]) | again["verdict"].eq("not separable")).all()
         assert (again["match"].eq("") | rows["match"].eq("match")).all()
+
+
+def test_states_of_a_paper_follow_planted_numbers():
+    """Results that are planted turn a claim from open to reproduced and contradicted."""
+    frame, place = kept("sparse-transfer", "cpu")["fine-tune all"].frame, "fashion_mnist@3000"
+    frame = frame[(frame["domain"] == place) & (frame["start"] == "rewind")]
+    ticket, states, drift = frame["role"] == "ticket", {}, frame["seed"] / 1e4
+    for gain in (None, -0.3, 0.3):
+        flat = frame if gain is None else frame.assign(value=0.6 + drift * (1 + ticket) + gain * ticket)
+        down = sparse_transfer._down(flat, place, 0.069, "rewind")
+        states[gain] = sparse_transfer._never(flat, place).state, down.state
+    open_, yes, no = STATES[2], STATES[0], STATES[1]
+    assert states == {None: (open_, open_), -0.3: (yes, no), 0.3: (no, yes)}
+    rising = frame.assign(value=0.5 - drift * frame["density"] - 0.1 * np.log2(frame["density"]))
+    assert sparse_transfer._slope(rising, place, "ticket", "rewind").state == yes
+    falling = rising.assign(value=1 - rising["value"])
+    assert sparse_transfer._slope(falling, place, "ticket", "rewind").state == no
+    assert set(sparse_transfer._no_tickets(falling, place)._fields) == {"measured", "state"}
+
+
+def test_claims_about_texts_follow_planted_numbers():
+    frame, states = kept("distribution-shift", "cpu").frame, {}
+    away = frame["run"].str.startswith("from ")
+    own = (frame["role"] == "ticket") & ~away
+    for gain in (-0.1, 0.0, 0.04, 0.1):
+        flat = frame.assign(value=0.7 + frame["seed"] / 1e4 * (1 + own) + gain * own)
+        books = flat[flat["run"] == "books"]
+        costs = distribution_shift.transfer_costs(distribution_shift.arms_of(flat), sparsest=0.1)
+        lost = costs[costs["source"].str.startswith("amazon-books")]
+        moved = distribution_shift._moved(lost, "to", "below", distribution_shift.LOST)
+        states[gain] = distribution_shift.above_dense(books).state, moved.state
+    assert states[0.04] == ("reproduced", "reproduced") and states[-0.1] == ("contradicted", "contradicted")
+    assert states[0.1] == ("reproduced", "contradicted")  # ten points are not three to five
+
+
+def test_the_command_prints_claims_and_trains_nothing(capsys, monkeypatch):
+    monkeypatch.setattr("lottery_nb.papers.papers.run_paper", None)
+    assert main(["paper", "distribution-shift", "--scale", "cpu", "--claims"]) == 0
+    shown = capsys.readouterr().out
+    assert "17 claims: 2 reproduced, 0 contradicted" in shown and shown.count("NOT MEASURED. ") > 4
+    assert main(["paper", "sparse-transfer", "--scale", "full", "--claims"]) == 2
+    assert "no kept results" in capsys.readouterr().err
