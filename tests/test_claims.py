@@ -12,7 +12,7 @@ import pytest
 from lottery_nb.cli import main
 from lottery_nb.core import LotteryError
 from lottery_nb.papers import distribution_shift, sparse_transfer
-from lottery_nb.papers.papers import Kept, kept, STATES
+from lottery_nb.papers.papers import kept, STATES
 from lottery_nb.results.claims import claim, claims_of, claims_text, found_text, from_printed, measured
 from lottery_nb.results.stats import compare
 

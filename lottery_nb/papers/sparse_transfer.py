@@ -386,7 +386,7 @@ def best_of(
     density = means.sort_values("mean", ascending=False, kind="stable")["density"].iloc[0]
     return f"{over_seeds(kept_rows(here[here['density'] == density])['value'])} at {density_text(density)}"
 
-
+# %% ../../nbs/papers/59_sparse_transfer.ipynb #7101b531
 def _down(
     part: pd.DataFrame,
     domain: str,

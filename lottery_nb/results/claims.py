@@ -124,7 +124,7 @@ def claim(
     asked = "match" in rows and rows["match"].ne(MATCH).all()
     open_to = margin if asked and rows["verdict"].eq("not separable").any() else None
     what = dict(comparison=pairs[0], found=found_text(rows), interval=_interval_text(rows))
-    held = dict(family=int(rows["family"].max()), n=seeds, verdict=word, margin=open_to)
+    held: dict[str, Any] = dict(family=int(rows["family"].max()), n=seeds, verdict=word, margin=open_to)
     return Claim(about, **what, **held, so=(so or {}).get(word, ""))
 
 
