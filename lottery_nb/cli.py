@@ -954,16 +954,24 @@ def switches_of(args: argparse.Namespace) -> tuple[str, ...]:
 
 # %% ../nbs/65_cli.ipynb #8988a427
 def check_command(args: argparse.Namespace) -> int:
-    "Train a part of a paper again and show it beside the kept results; exit status 1 where they differ by more than is said."
-    from lottery_nb.papers.papers import check_paper, kept, RESULTS
+    "Train a part of a paper again and show it beside the kept results; exit status 1 where a value does not lie where the kept seeds say."
+    from lottery_nb.papers.papers import check_cost, check_paper, kept, RESULTS
 
     paper = paper_of(args)
     results = kept(paper.name, paper.scale, args.keep or RESULTS)
-    table = check_paper(paper, results, args.check, args.device, not args.quiet)
+    folder = args.out or paper_folder(args, paper).parent
+    networks, seconds = check_cost(paper, results, args.check)
+    print(
+        f"{networks} networks, about {max(1, round(seconds / 60))} min where the results were kept; in {folder}"
+    )
+    table = check_paper(paper, results, args.check, args.device, not args.quiet, folder)
     print(table.drop(columns="seed").round(4).to_string(index=False))
     counts = [f"{n} of {len(table)} {what}" for what, n in table["same"].value_counts().items()]
     print(f"seed {table['seed'].iloc[0]}; {', '.join(counts)}")
-    return int((table["same"] == "no").any())
+    failed = (table["same"] == "no").any()
+    if failed:
+        print(f"what differs from the kept runs: {table.attrs['versions'] or 'no version and no device'}")
+    return int(failed)
 
 
 def tell_claims(args: argparse.Namespace, found: "Kept") -> int:

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'RESULTS', 'ABOUT', 'STAMPS', 'REPRODUCED', 'CONTRADICTED', 'OPEN', 'NOT_COMPARABLE', 'NOT_MEASURED',
-           'STATES', 'APART', 'Move', 'Paper', 'seeded', 'budget', 'carried', 'results_by', 'run_paper', 'together',
-           'Kept', 'keep', 'kept_of', 'read_kept', 'kept', 'merged', 'merge_kept', 'stamped', 'Answer', 'answer_of',
-           'states_text', 'claims_lines', 'sampled', 'kept_rows_by', 'check_paper']
+           'STATES', 'APART', 'SAME', 'Move', 'Paper', 'seeded', 'budget', 'carried', 'results_by', 'run_paper',
+           'together', 'Kept', 'keep', 'kept_of', 'read_kept', 'kept', 'merged', 'merge_kept', 'stamped', 'Answer',
+           'answer_of', 'states_text', 'claims_lines', 'sampled', 'kept_rows_by', 'predicted', 'check_cost',
+           'versions_text', 'check_paper']
 
 # %% ../../nbs/papers/58_papers.ipynb #5a2ee769
 import gzip
 import inspect
 import io
 import json
+import shutil
 import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats as scipy_stats
 
 # %% ../../nbs/papers/58_papers.ipynb #5abe9709
 from ..core import canonical, check_choice, check_number, data, fingerprint, Later
@@ -37,6 +40,7 @@ from ..plans.find import FindPlan
 from ..plans.transfer import trained_from, TransferPlan
 from ..runs.reading import Run
 from ..runs.writing import run
+from ..results.families import TIE
 from ..results.stats import ARM, COLUMNS
 from ..results.tables import csv_text, read_csv
 
@@ -401,7 +405,7 @@ def claims_lines(
     return [*lines, f"{len(table)} claims: {states_text(table)}."]
 
 # %% ../../nbs/papers/58_papers.ipynb #1422c96c
-APART = 0.03  # accuracy, 0..1, by which a training that was repeated elsewhere may differ
+APART = 0.03  # accuracy, 0..1, by which a repeated training may differ where the kept seeds show no spread
 
 
 def sampled(
@@ -432,39 +436,108 @@ def kept_rows_by(
     return tests[["run", *ARM, "value"]]
 
 
-def _held_against(
-    were: pd.DataFrame,  # rows of kept results, as `kept_rows_by` gives them
-    now: pd.DataFrame,  # rows of the part that was trained again
+def predicted(
+    were: pd.DataFrame,  # rows of kept results, as `kept_rows_by` gives them, all seeds
+    checked: int = 1,  # values that will be held against them together
+    confidence: float = 0.95,  # that all of them lie inside
 ) -> pd.DataFrame:
-    "The same networks side by side, with their difference; one that is on one side only has none."
+    "Where one more seed of each network lies: low, high and n, by run, domain, role, start and round; the spread is pooled over a run's networks on a domain. NaN where there is none."
+    place, arm = ["run", "domain"], ["role", "start", "round"]
+    each = were.groupby([*place, *arm])["value"].agg(["mean", "var", "size"]).reset_index()
+    free = (each["size"] - 1).clip(lower=0)
+    squares = (each["var"].fillna(0) * free).groupby([each[c] for c in place]).transform("sum")
+    all_free = free.groupby([each[c] for c in place]).transform("sum")
+    spread = np.sqrt(squares / all_free.where(all_free > 0)).where(squares > TIE**2)
+    score = scipy_stats.t.ppf(1 - (1 - confidence) / 2 / max(checked, 1), all_free.clip(lower=1))
+    half = score * spread * np.sqrt(1 + 1 / each["size"])
+    ends = dict(low=each["mean"] - half, high=each["mean"] + half, n=each["size"])
+    return each[[*place, *arm]].assign(**ends)
+
+# %% ../../nbs/papers/58_papers.ipynb #be2d072f
+SAME = ("to the digit", "as the seeds say", "no")
+
+
+def _held_against(
+    were: pd.DataFrame,  # rows of kept results, as `kept_rows_by` gives them, all seeds
+    now: pd.DataFrame,  # rows of the part that was trained again, of one seed
+    seed: int,
+) -> pd.DataFrame:
+    "The same networks side by side, with where the kept seeds say that one more lies; one that is on one side only has none."
     keys = ["run", *(c for c in ARM if c != "density")]
-    both = were.merge(now, on=keys, suffixes=("", "_now"), how="outer")
+    own = were[were["seed"] == seed]
+    both = own.merge(now, on=keys, suffixes=("", "_now"), how="outer")
+    both = both.merge(predicted(were, len(now)), on=["run", "domain", "role", "start", "round"], how="left")
     gap = both["value_now"] - both["value"]
-    close = gap.abs().le(APART) & np.isclose(both["density"], both["density_now"], rtol=1e-6)
-    near = np.where(close, f"within {100 * APART:g} points", "no")
-    same = np.where(close & gap.abs().lt(1e-6), "to the digit", near)
-    values = dict(kept=both["value"], now=both["value_now"], difference=gap, same=same)
+    inside = both["value_now"].between(both["low"], both["high"])
+    inside |= both["low"].isna() & gap.abs().le(APART)
+    there = np.isclose(both["density"], both["density_now"], rtol=1e-6)
+    near = np.where(inside & there, SAME[1], SAME[2])
+    same = np.where(there & gap.abs().lt(1e-6), SAME[0], near)
+    values = dict(kept=both["value"], low=both["low"], high=both["high"], seeds=both["n"])
+    values |= dict(now=both["value_now"], difference=gap, same=same)
     return both[["run", "domain", "role", "start", "density", "seed"]].assign(**values)
 
 # %% ../../nbs/papers/58_papers.ipynb #33a93c6a
+def _part_of(paper: Paper, number: int) -> Paper:
+    "The part of a paper that a number picks, as a paper."
+    search, short, name, move = sampled(paper, number)
+    return Paper(paper.name, paper.scale, {search: short}, {name: move})
+
+
+def check_cost(
+    paper: Paper,
+    against: Kept,
+    number: int = 0,  # picks the part
+) -> tuple[int, float]:
+    "How many networks a check trains, at most, and how many seconds those took when the results were kept."
+    counts = budget(_part_of(paper, number)).set_index("run")["networks"]
+    days = against.about.get("days", [against.about])
+    told = {name: [day["runs"][name] for day in days] for name in counts.index}
+    each = {
+        n: sum(i["seconds"] for i in some) / max(1, sum(i["arms"] for i in some)) for n, some in told.items()
+    }
+    return int(counts.sum()), float(sum(counts[name] * each[name] for name in counts.index))
+
+
+def versions_text(
+    kept_ones: Iterable[Mapping[str, Any]],  # what `Kept.about` says of runs
+    now: Mapping[str, Any],  # likewise, of one run now
+) -> str:
+    "What differs between the kept runs and this one: versions, device, threads; '' where nothing does."
+    parts = []
+    for name, value in {**now["versions"], "device": now["device_name"]}.items():
+        old = {str({**i["versions"], "device": i["device_name"]}.get(name)) for i in kept_ones}
+        if old != {str(value)}:
+            parts.append(f"{name} {', '.join(sorted(old))} then, {value} now")
+    return "; ".join(parts)
+
+# %% ../../nbs/papers/58_papers.ipynb #6f7e6421
 def check_paper(
     paper: Paper,
     against: Kept,
     number: int = 0,  # picks the part
     device: str = "auto",
     show: bool = True,  # progress bars
+    folder: str
+    | Path
+    | None = None,  # in a folder of its own in here it goes on if it was cut off; that is removed when it is done
 ) -> pd.DataFrame:
-    "Train a part of a paper again: run, domain, role, start, density, seed, kept, now, difference, and same ('to the digit', 'within 3 points', 'no'); refuses results of another plan."
+    "Train a part of a paper again: run, domain, role, start, density, seed, kept, low, high, seeds, now, difference, and same ('to the digit', 'as the seeds say', 'no'), with the versions that differ in its `attrs`; refuses results of another plan."
     if paper.hash not in {day["hash"] for day in _days(against)}:
         raise LotteryError(
             f"the kept results are of plan {against.about['hash'][:8]}, and {paper.name} at scale {paper.scale} is {paper.hash[:8]}: its plan has changed since, run it again with --keep"
         )
-    search, short, name, move = sampled(paper, number)
-    part = Paper(paper.name, paper.scale, {search: short}, {name: move})
-    with tempfile.TemporaryDirectory() as folder:
-        done = run_paper(part, folder, device, show)
-        now = kept_rows_by(results_by(done))
+    part = _part_of(paper, number)
+    (short,), (move,) = part.finds.values(), part.moves.values()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = safe_child(folder or temporary, f"check-{paper.name}-{paper.scale}-{number}")
+        done = run_paper(part, place, device, show)
+        now, infos = kept_rows_by(results_by(done)), [r.info for r in done.values()]
         places = {(run, domain) for run, r in done.items() for domain in r.frame["domain"]}
-    rows, last = kept_rows_by(against.frame), max(move.rounds or ())
-    rows = rows[(rows["seed"] == short.seeds[0]) & (rows["round"] <= last)]
-    return _held_against(rows[[(r.run, r.domain) in places for r in rows.itertuples()]], now)
+    rows = kept_rows_by(against.frame)
+    rows = rows[rows["round"] <= max(move.rounds or ())]
+    table = _held_against(rows[[(r.run, r.domain) in places for r in rows.itertuples()]], now, short.seeds[0])
+    days = against.about.get("days", [against.about])
+    table.attrs["versions"] = versions_text([i for day in days for i in day["runs"].values()], infos[0])
+    shutil.rmtree(place, ignore_errors=True)
+    return table
