@@ -484,12 +484,21 @@ def _part_of(paper: Paper, number: int) -> Paper:
     return Paper(paper.name, paper.scale, {search: short}, {name: move})
 
 
+def _check_plan(paper: Paper, against: Kept) -> None:
+    "Refuse kept results of another plan."
+    if paper.hash not in {day["hash"] for day in _days(against)}:
+        raise LotteryError(
+            f"the kept results are of plan {against.about['hash'][:8]}, and {paper.name} at scale {paper.scale} is {paper.hash[:8]}: its plan has changed since, run it again with --keep"
+        )
+
+
 def check_cost(
     paper: Paper,
     against: Kept,
     number: int = 0,  # picks the part
 ) -> tuple[int, float]:
-    "How many networks a check trains, at most, and how many seconds those took when the results were kept."
+    "How many networks a check trains, at most, and how many seconds those took when the results were kept; refuses results of another plan."
+    _check_plan(paper, against)
     counts = budget(_part_of(paper, number)).set_index("run")["networks"]
     days = against.about.get("days", [against.about])
     told = {name: [day["runs"][name] for day in days] for name in counts.index}
@@ -498,7 +507,7 @@ def check_cost(
     }
     return int(counts.sum()), float(sum(counts[name] * each[name] for name in counts.index))
 
-
+# %% ../../nbs/papers/58_papers.ipynb #2890249e
 def versions_text(
     kept_ones: Iterable[Mapping[str, Any]],  # what `Kept.about` says of runs
     now: Mapping[str, Any],  # likewise, of one run now
@@ -523,10 +532,7 @@ def check_paper(
     | None = None,  # in a folder of its own in here it goes on if it was cut off; that is removed when it is done
 ) -> pd.DataFrame:
     "Train a part of a paper again: run, domain, role, start, density, seed, kept, low, high, seeds, now, difference, and same ('to the digit', 'as the seeds say', 'no'), with the versions that differ in its `attrs`; refuses results of another plan."
-    if paper.hash not in {day["hash"] for day in _days(against)}:
-        raise LotteryError(
-            f"the kept results are of plan {against.about['hash'][:8]}, and {paper.name} at scale {paper.scale} is {paper.hash[:8]}: its plan has changed since, run it again with --keep"
-        )
+    _check_plan(paper, against)
     part = _part_of(paper, number)
     (short,), (move,) = part.finds.values(), part.moves.values()
     with tempfile.TemporaryDirectory() as temporary:
