@@ -11,10 +11,16 @@ import pytest
 
 from lottery_nb.cli import main
 from lottery_nb.core import LotteryError
+from lottery_nb.engine.recipes import Recipe
 from lottery_nb.papers import distribution_shift, sparse_transfer
 from lottery_nb.papers.papers import kept, STATES
+from lottery_nb.plans.find import FindPlan
+from lottery_nb.pruning.schedules import geometric
+from lottery_nb.results.anatomy import overlaps
 from lottery_nb.results.claims import claim, claims_of, claims_text, found_text, from_printed, measured
 from lottery_nb.results.stats import compare
+from lottery_nb.runs.writing import run
+from lottery_nb.science.basins import twin
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "nbs" / "72_paper_pictures.ipynb"
@@ -203,3 +209,22 @@ def test_the_command_prints_claims_and_trains_nothing(capsys, monkeypatch):
     assert "17 claims: 2 reproduced, 0 contradicted" in shown and shown.count("NOT MEASURED. ") > 4
     assert main(["paper", "sparse-transfer", "--scale", "full", "--claims"]) == 2
     assert "no kept results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", ["conv-2", "resnet-20"])
+def test_a_twin_begins_a_hair_beside_its_run(tmp_path, network):
+    """Each weight is moved, by a hair; buffers of batch norm, seed and the rest of the plan are the same."""
+    quick = Recipe(lr=0.05, epochs=1, batch_size=64)
+    how = dict(width=0.25, schedule=geometric(0.5, 1), recipe=quick, seeds=(3,), controls=("reinit",))
+    plan = FindPlan("digits[0-4]@128", network, **how)
+    ticket = run(plan, tmp_path / "a", "cpu", False).tickets[0]
+    other = twin(plan, ticket)
+    again = run(other, tmp_path / "b", "cpu", False).tickets[0]
+    here, there = ticket.start("init"), again.start("init")
+    gaps = {n: float((w - there.weights[n]).abs().max()) for n, w in here.weights.items()}
+    assert 0 < min(gaps.values()) and max(gaps.values()) < 1e-6
+    assert all(v.equal(there.buffers[n]) for n, v in here.buffers.items()) and set(here.buffers) == set(
+        there.buffers
+    )
+    assert again.seed == 3 and again.recipe == ticket.recipe and other.controls == ()
+    assert 0.5 < overlaps({"a": [ticket], "b": [again]})["iou"].item() <= 1
