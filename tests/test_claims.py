@@ -21,6 +21,7 @@ from lottery_nb.results.claims import claim, claims_of, claims_text, found_text,
 from lottery_nb.results.stats import compare
 from lottery_nb.runs.writing import run
 from lottery_nb.science.basins import twin
+from lottery_nb.science.yardsticks import linear
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "nbs" / "72_paper_pictures.ipynb"
@@ -228,3 +229,11 @@ def test_a_twin_begins_a_hair_beside_its_run(tmp_path, network):
     )
     assert again.seed == 3 and again.recipe == ticket.recipe and other.controls == ()
     assert 0.5 < overlaps({"a": [ticket], "b": [again]})["iou"].item() <= 1
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["smallnorb@3000", "amazon-kitchen"])
+def test_stored_linear_yardsticks_are_those_of_scikit_learn(name):
+    stored = pd.read_csv(ROOT / "papers" / "results" / "linear.csv").set_index("domain").loc[name]
+    now = linear(name, 100)
+    assert abs(now.test - stored["test"]) < 0.01 and now.examples == stored["examples"]
