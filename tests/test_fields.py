@@ -90,6 +90,12 @@ GIVEN = {
             "2",
             "--quirks",
             "evaluation-mode",
+            "--decay",
+            "matrices",
+            "--clip",
+            "0.5",
+            "--label-smoothing",
+            "0.1",
         ],
         Recipe(
             "adam",
@@ -110,6 +116,9 @@ GIVEN = {
             "best loss",
             2,
             ("evaluation mode",),
+            "matrices",
+            0.5,
+            0.1,
         ),
     ),
     FindPlan: (

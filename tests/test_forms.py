@@ -52,6 +52,9 @@ OTHER = {  # a value of each field that is not its default
         keep="last",
         patience=2,
         quirks=("evaluation mode",),
+        decay="matrices",
+        clip=0.5,
+        label_smoothing=0.1,
     ),
     FindPlan: dict(
         source="digits[0-4]+blur(1)@500",
@@ -250,7 +253,7 @@ NEW = {  # type, default, another value, what the control holds then
     "mood": (Literal["calm", "wild"], "calm", "wild", "wild"),
     "muse": (Literal["one", "two"] | None, None, "two", "two"),
     "tricks": (tuple[Literal["a", "b", "c"], ...], (), ("c", "a"), ("c", "a")),
-    "clip": (float | None, None, 0.5, "0.5"),
+    "shrink": (float | None, None, 0.5, "0.5"),
     "limit": (int | None, 3, None, ""),
     "path": (tuple[tuple[float, float], ...], ((0.5, 0.1),), ((0.1, 0.2), (0.3, 1e-5)), "0.1:0.2, 0.3:1e-05"),
     "several": (tuple[float, ...], (), (0.25, 2), "0.25, 2"),
@@ -349,6 +352,9 @@ RECIPES = st.builds(
     keep=st.sampled_from(["best accuracy", "best loss", "last"]),
     patience=st.none() | st.integers(1, 100),
     quirks=st.lists(st.sampled_from(list(QUIRKS)[1:]), unique=True).map(tuple),
+    decay=st.sampled_from(["all", "matrices"]),
+    clip=st.none() | st.floats(1e-6, 1e3),
+    label_smoothing=SHARE,
 )
 SCHEDULES_MADE = st.one_of(
     st.builds(geometric, SHARE, st.integers(1, 60)),
@@ -374,7 +380,7 @@ FINDS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(FINDS)
 def test_a_search_goes_into_a_form_and_comes_back(plan):
     again = find_plan(values_of(plan))
@@ -397,7 +403,7 @@ NUMBER = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinit
 WORD = st.text(st.characters(codec="ascii", categories=("L", "N"), include_characters="._-"), min_size=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(
     st.one_of(
         st.tuples(st.just(tuple[float, ...]), st.lists(NUMBER).map(tuple)),

@@ -44,6 +44,9 @@ RECIPE = dict(
     keep="first",
     patience=-1,
     quirks=("odd",),
+    decay="some",
+    clip=0,
+    label_smoothing=2,
 )
 FIND_PLAN = dict(
     source="digitz",
@@ -234,6 +237,9 @@ FIND_FORM = dict(
     betas=dict(betas="0.9"),
     eps=dict(eps=0.0),
     quirks=dict(quirks=("haste",)),
+    decay=dict(decay="some"),
+    clip=dict(clip="0"),
+    label_smoothing=dict(label_smoothing=2.0),
     rewind=dict(rewind="late"),
     rewind_at=dict(rewind="epoch", rewind_at=1.5),
     retrain=dict(retrain="fine"),

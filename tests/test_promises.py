@@ -55,6 +55,9 @@ RULES = {
     "nesterov": Recipe(lr=0.1, nesterov=True, weight_decay=0.05, batch_size=32, epochs=2),
     "adam": Recipe("adam", 0.01, weight_decay=0.05, batch_size=32, epochs=2),
     "adamw": Recipe("adamw", 0.01, weight_decay=0.5, batch_size=32, epochs=2),
+    "clipped": Recipe(
+        lr=0.1, weight_decay=0.05, decay="matrices", clip=0.1, label_smoothing=0.1, batch_size=32, epochs=2
+    ),
 }
 
 

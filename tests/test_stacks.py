@@ -225,8 +225,9 @@ def test_a_network_is_the_same_in_a_stack(name):
         dict(nesterov=True),
         dict(optimizer="adam", lr=1e-3),
         dict(optimizer="adamw", lr=1e-3),
+        dict(decay="matrices", clip=0.5, label_smoothing=0.1),
     ],
-    ids=["plain sgd", "sgd", "nesterov", "adam", "adamw"],
+    ids=["plain sgd", "sgd", "nesterov", "adam", "adamw", "decay, clip and smoothing"],
 )
 def test_an_optimizer_and_a_schedule_are_the_same_in_a_stack(numbers, schedule):
     assert {r.optimizer for r in (Recipe(), Recipe(**numbers))} <= set(OPTIMIZERS)

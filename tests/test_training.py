@@ -43,7 +43,26 @@ OPTIM = {
         dict(optimizer="adamw", lr=0.01, betas=(0.8, 0.9), weight_decay=0.3),
         lambda p: torch.optim.AdamW(p, 0.01, (0.8, 0.9), weight_decay=0.3),
     ),
+    "decay of matrices": (
+        dict(weight_decay=0.05, decay="matrices"),
+        lambda p: torch.optim.SGD(by_depth(p, 0.05), 0.1, 0.9),
+    ),
+    "clipped": (dict(clip=0.3), lambda p: torch.optim.SGD(p, 0.1, 0.9)),
+    "smoothed labels": (dict(label_smoothing=0.2), lambda p: torch.optim.SGD(p, 0.1, 0.9)),
+    "all three": (
+        dict(optimizer="adamw", lr=0.01, weight_decay=0.3, decay="matrices", clip=0.5, label_smoothing=0.1),
+        lambda p: torch.optim.AdamW(by_depth(p, 0.3), 0.01),
+    ),
 }
+
+
+def by_depth(parameters, decay):
+    "Groups as scripts make them: weight decay on matrices and kernels, none on biases."
+    every = list(parameters)
+    deep, flat = ([p for p in every if (p.ndim > 1) == matrix] for matrix in (True, False))
+    return [dict(params=deep, weight_decay=decay), dict(params=flat, weight_decay=0.0)]
+
+
 RATES = {
     "constant": (dict(schedule="constant"), lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1.0)),
     "cosine": (dict(schedule="cosine"), torch.optim.lr_scheduler.CosineAnnealingLR),
@@ -73,7 +92,7 @@ RATES = {
 def by_hand(arm, make_optimizer, make_rates):
     "The same training, written as anyone would with torch.optim; a mask is put on weights and gradients around each step."
     model = load(arm.network.build(0).double(), masked(arm.start, arm.mask)).train()
-    optimizer, n, size = make_optimizer(model.parameters()), len(arm.domain.train), arm.recipe.batch_size
+    optimizer, n, size = make_optimizer(list(model.parameters())), len(arm.domain.train), arm.recipe.batch_size
     per_epoch = n // size
     rates = make_rates(optimizer, per_epoch * arm.recipe.epochs)
     for epoch in range(arm.recipe.epochs):
@@ -89,10 +108,13 @@ def by_hand(arm, make_optimizer, make_rates):
                 torch.float64,
             )
             optimizer.zero_grad(set_to_none=False)
-            F.cross_entropy(model(x), arm.domain.train.y[index]).backward()
+            smoothing = dict(label_smoothing=arm.recipe.label_smoothing)
+            F.cross_entropy(model(x), arm.domain.train.y[index], **smoothing).backward()
             for name, p in model.named_parameters():
                 if arm.mask and name in arm.mask:
                     p.grad *= arm.mask[name]
+            if arm.recipe.clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), arm.recipe.clip)
             optimizer.step()
             rates.step()
             with torch.no_grad():

@@ -8,7 +8,7 @@ __all__ = ['SLOTS', 'optimizer_of', 'still_norms', 'Trainer', 'recalibrated', 'b
 
 # %% ../../nbs/engine/23_trainer.ipynb #8e9afc32
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -34,11 +34,20 @@ SLOTS = {
 }
 
 # %% ../../nbs/engine/23_trainer.ipynb #e07c6278
-def _pieces(flat: Flat, vector: Tensor, alike: bool) -> list[list[Tensor]]:
-    "A vector in the groups of an optimizer: all arms together where their rates are alike, else arm by arm."
-    if alike:
-        return [flat.own(vector)]
-    return [[window[k] for window in flat.windows(vector)] for k in range(flat.arms)]
+def _parts(flat: Flat, recipe: Recipe) -> dict[tuple[int, ...], float]:
+    "Places of parameters that decay alike -> the share of the weight decay that they get."
+    if recipe.decay == "all":
+        return {tuple(range(len(flat.shapes))): 1.0}
+    deep = [len(shape) > 1 for shape in flat.shapes.values()]
+    found = {tuple(i for i, d in enumerate(deep) if d == matrix): float(matrix) for matrix in (True, False)}
+    return {places: share for places, share in found.items() if places}
+
+
+def _pieces(tensors: Sequence[Tensor], parts: Iterable[tuple[int, ...]], arms: int) -> list[list[Tensor]]:
+    "Tensors of the parameters in the groups of an optimizer: all arms together, or one arm (of `arms`) after the other."
+    if not arms:
+        return [[tensors[i] for i in part] for part in parts]
+    return [[tensors[i][k] for i in part] for k in range(arms) for part in parts]
 
 
 def _torch_optimizer(recipe: Recipe, groups: list[dict], fused: bool) -> torch.optim.Optimizer:
@@ -56,14 +65,17 @@ def optimizer_of(
 ) -> torch.optim.Optimizer:
     "The optimizer of torch that trains a stack; its groups are the arms, or all of them where their rates are equal."
     recipe, fused, slots = recipes[0], flat.theta.device.type != "mps", SLOTS[recipes[0].optimizer]
-    alike = len({(r.lr, r.weight_decay) for r in recipes}) == 1
-    weights = [flat.params] if alike else _pieces(flat, flat.theta, alike)
+    alike, parts = len({(r.lr, r.weight_decay) for r in recipes}) == 1, _parts(flat, recipe)
+    arms = 0 if alike else flat.arms
+    weights = _pieces(flat.params if alike else flat.windows(flat.theta), parts, arms)
+    kinds = [(k, r, part) for k, r in enumerate(recipes[:1] if alike else recipes) for part in parts]
     groups = [
-        dict(params=params, lr=r.lr, weight_decay=r.weight_decay)
-        for params, r in zip(weights, recipes, strict=False)
+        dict(params=params, lr=r.lr, weight_decay=r.weight_decay * parts[part], arm=k, places=part)
+        for params, (k, r, part) in zip(weights, kinds, strict=True)
     ]
     optimizer = _torch_optimizer(recipe, groups, fused)
-    for params, *vectors in zip(weights, *(_pieces(flat, state[s], alike) for s in slots), strict=True):
+    lay = flat.own if alike else flat.windows
+    for params, *vectors in zip(weights, *(_pieces(lay(state[s]), parts, arms) for s in slots), strict=True):
         for p, *values in zip(params, *vectors, strict=True):
             optimizer.state[p] = dict(zip(slots.values(), values, strict=True))
             if recipe.optimizer != "sgd":
@@ -150,6 +162,8 @@ class Trainer:
     def descend(self) -> None:
         "One optimizer step; pruned weights and their state stay exactly +0."
         self.flat.mask_gradients()
+        if self.recipe.clip is not None:
+            _clip(self, self.recipe.clip)
         _set_rates(self)
         self.optimizer.step()
         for p in self.flat.params:
@@ -176,12 +190,24 @@ def _shared(t: Trainer, size: int) -> AbstractContextManager:
 
 def _set_rates(t: Trainer) -> None:
     "The learning rate of this step in each group of the optimizer; arms that have groups of their own get their gradients."
-    factor, groups = lr_factor(t.recipe, t.step, t.total), t.optimizer.param_groups
-    for k, (group, a) in enumerate(zip(groups, t.arms, strict=False)):
-        group["lr"] = a.recipe.lr * factor
-        if len(groups) > 1:
-            for p, whole in zip(group["params"], t.flat.params, strict=True):
-                p.grad = None if whole.grad is None else whole.grad[k]
+    factor = lr_factor(t.recipe, t.step, t.total)
+    for group in t.optimizer.param_groups:
+        group["lr"] = t.arms[group["arm"]].recipe.lr * factor
+        for p, place in zip(group["params"], group["places"], strict=True):
+            if p is not (whole := t.flat.params[place]):
+                p.grad = None if whole.grad is None else whole.grad[group["arm"]]
+
+
+@torch.no_grad()
+def _clip(t: Trainer, most: float) -> None:
+    "Shorten each arm's gradient to a norm, as `torch.nn.utils.clip_grad_norm_` does for one network; pruned weights have no part in it."
+    given = [p.grad for p in t.flat.params if p.grad is not None]
+    by_arm = [g if len(t.arms) > 1 else g[None] for g in given]
+    norms = torch.stack([g.flatten(1).square().sum(1) for g in by_arm]).sum(0).sqrt()
+    factors = (most / (norms + 1e-6)).clamp(max=1.0)
+    for g in by_arm:
+        g.mul_(factors.view(-1, *[1] * (g.ndim - 1)))
+    t.flat.mask_gradients()  # where a norm is no number, too
 
 # %% ../../nbs/engine/23_trainer.ipynb #da1ad4f8
 @torch.no_grad()

@@ -83,7 +83,8 @@ def _run_epoch(t: Trainer, last: int, sums: Tensor) -> Iterator[Event]:
         if t.step % t.per_epoch == turn:
             t.model.eval()
         out = t.forward(x)
-        losses = F.cross_entropy(out, y.flatten(), reduction="none").view_as(y).mean(1)
+        losses = F.cross_entropy(out, y.flatten(), reduction="none", label_smoothing=t.recipe.label_smoothing)
+        losses = losses.view_as(y).mean(1)
         losses.sum().backward()
         t.descend()
         hits = (out.detach().argmax(1).view_as(y) == y).to(sums.dtype).mean(1)
