@@ -13,12 +13,13 @@ __all__ = ['TYPES', 'COMMANDS', 'SIGNS', 'UNHEARD', 'OBEYED', 'END', 'OF_ONE_RUN
            'export_command', 'convert_command', 'demo_plan', 'demo_command', 'stands', 'run_command', 'resume_command',
            'stop_command', 'pause_command', 'status_command', 'runs_command', 'sweep_stands', 'show_sweep',
            'sweep_command', 'work_command', 'workbench_notebook', 'open_page', 'serve', 'lab_command', 'app_flags',
-           'app_command', 'paper_of', 'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command',
-           'doctor_command']
+           'app_command', 'paper_of', 'switches_of', 'check_command', 'tell_claims', 'paper_folder', 'paper_command',
+           'bench_command', 'doctor_command']
 
 # %% ../nbs/65_cli.ipynb #e9e94e90
 import argparse
 import codecs
+import importlib
 import importlib.util
 import inspect
 import io
@@ -45,7 +46,7 @@ from .core import package_line, quietly, REMEDIES
 
 if TYPE_CHECKING:
     from lottery_nb.engine.recipes import Recipe
-    from lottery_nb.papers.papers import Paper
+    from lottery_nb.papers.papers import Kept, Paper
     from lottery_nb.plans.find import FindPlan
     from lottery_nb.plans.tickets import Ticket
     from lottery_nb.pruning.schedules import Schedule
@@ -1029,16 +1030,35 @@ def switches_of(args: argparse.Namespace) -> tuple[str, ...]:
 
 # %% ../nbs/65_cli.ipynb #8988a427
 def check_command(args: argparse.Namespace) -> int:
-    "Train a part of a paper again and show it beside the kept results; exit status 1 where they differ by more than is said."
-    from lottery_nb.papers.papers import check_paper, kept, RESULTS
+    "Train a part of a paper again and show it beside the kept results; exit status 1 where a value does not lie where the kept seeds say."
+    from lottery_nb.papers.papers import check_cost, check_paper, kept, RESULTS
 
     paper = paper_of(args)
     results = kept(paper.name, paper.scale, args.keep or RESULTS)
-    table = check_paper(paper, results, args.check, args.device, not args.quiet)
+    folder = args.out or paper_folder(args, paper).parent
+    networks, seconds = check_cost(paper, results, args.check)
+    print(
+        f"{networks} networks, about {max(1, round(seconds / 60))} min where the results were kept; in {folder}"
+    )
+    table = check_paper(paper, results, args.check, args.device, not args.quiet, folder)
     print(table.drop(columns="seed").round(4).to_string(index=False))
     counts = [f"{n} of {len(table)} {what}" for what, n in table["same"].value_counts().items()]
     print(f"seed {table['seed'].iloc[0]}; {', '.join(counts)}")
-    return int((table["same"] == "no").any())
+    failed = (table["same"] == "no").any()
+    if failed:
+        print(f"what differs from the kept runs: {table.attrs['versions'] or 'no version and no device'}")
+    return int(failed)
+
+
+def tell_claims(args: argparse.Namespace, found: "Kept") -> int:
+    "Print what the paper says beside what was measured, claim by claim; says nothing of a study that no paper has."
+    from lottery_nb.papers.papers import claims_lines
+
+    room = importlib.import_module(PAPERS[args.name].partition(":")[0])
+    if args.name != "sparse-transfer-switches":
+        lines = claims_lines(room.against_paper(found))
+        print("\n" + "\n".join([f"what {args.name} says, and what was measured", *lines]))
+    return 0
 
 
 def paper_folder(args: argparse.Namespace, paper: "Paper") -> Path:
@@ -1062,16 +1082,19 @@ def paper_folder(args: argparse.Namespace, paper: "Paper") -> Path:
 )
 def paper_command(args: argparse.Namespace) -> int:
     "Run a paper's searches and transfers, or take them up again, and show their tables."
-    from lottery_nb.papers.papers import keep, RESULTS, run_paper
+    from lottery_nb.papers.papers import keep, kept, kept_of, RESULTS, run_paper
 
     if args.check is not None:
         return check_command(args)
     paper = paper_of(args)
+    if args.claims:
+        return tell_claims(args, kept(paper.name, paper.scale, args.keep or RESULTS))
     done = run_paper(paper, args.out or paper_folder(args, paper), args.device, not args.quiet)
     print(f"{paper.name} at scale {paper.scale}: {paper.note}.")
     for name, found in done.items():
         print(f"\n{name}")
         tell(found)
+    tell_claims(args, kept_of(paper, done))
     if args.keep is not None:
         print(f"\nkept in {keep(paper, done, args.keep or RESULTS)}")
     return 0

@@ -357,7 +357,10 @@ def test_a_network_that_fails_now_is_a_difference(tmp_path, monkeypatch):
     )
     keep(paper, run_paper(paper, tmp_path / "runs", "cpu", show=False), tmp_path)
     found = kept("toy", "smoke", tmp_path)
-    assert set(check_paper(paper, found, 0, "cpu", show=False)["same"]) <= {"to the digit", "within 3 points"}
+    assert set(check_paper(paper, found, 0, "cpu", show=False)["same"]) <= {
+        "to the digit",
+        "as the seeds say",
+    }
     whole = papers_papers.results_by
     monkeypatch.setattr(
         papers_papers, "results_by", lambda done: whole(done).query("role != 'ticket' or split != 'test'")
@@ -443,3 +446,72 @@ def test_single_runs_and_missing_dense_networks_are_said():
     found = transition(pd.concat([frame, frame[frame["role"] == "ticket"].assign(source="c")]), 0.1)
     said = dict(zip(found["source"], found["text"], strict=True))
     assert said["a"].startswith("below 10 %") and said["c"].startswith("no yardstick: dense (rewind)")
+
+
+def small_paper(seeds=3):
+    """A paper of a few small networks on digits."""
+    quick = Recipe(lr=0.1, epochs=1, batch_size=64)
+    plan = FindPlan(
+        "digits[0-4]@200", width=0.2, schedule=geometric(0.5, 1), recipe=quick, seeds=seeds, controls=()
+    )
+    how = {"start": ("rewind",), "controls": ("dense",)}
+    return Paper("toy", "smoke", {"f": plan}, {"m": Move("f", ("digits[5-9]@200",), None, how)})
+
+
+def test_a_check_asks_what_the_seeds_say_and_names_versions(tmp_path, monkeypatch):
+    from lottery_nb.papers import papers as room
+
+    paper = small_paper()
+    keep(paper, run_paper(paper, tmp_path / "runs", "cpu", show=False), tmp_path)
+    found, part = kept("toy", "smoke", tmp_path), room._part_of(paper, 0)
+    done = run_paper(part, tmp_path / "again", "cpu", show=False)
+    monkeypatch.setattr(room, "run_paper", lambda *given: done)  # trained once, held against several
+    assert room.check_cost(paper, found)[0] == 4
+
+    def held(frame):
+        return check_paper(paper, room.Kept(about, frame), 0, "cpu", show=False)
+
+    frame, values = found.frame, found.frame["value"]
+    about = json.loads(json.dumps(found.about))
+    for info in about["runs"].values():
+        info["versions"]["torch"] = "1.0"
+    assert set(held(frame)["same"]) == {"to the digit"}
+    spread = frame[frame["split"] == "test"].groupby(["run", "role"])["value"].std().max()
+    for shift, same in ((spread / 3, "as the seeds say"), (-spread / 3, "as the seeds say"), (0.9, "no")):
+        table = held(frame.assign(value=values + shift))
+        assert set(table["same"]) == {same} and table.attrs["versions"].startswith("torch 1.0 then, ")
+        assert (table["seeds"] == 3).all() and (table["low"] < table["kept"]).all()
+    for few in (frame.assign(value=0.5), frame[frame["seed"] == part.finds["f"].seeds[0]]):
+        assert held(few)["low"].isna().all()  # no spread, so three points it is
+    assert "no" in set(held(frame.assign(value=0.99))["same"])
+
+
+def test_a_check_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    from lottery_nb.papers import papers as room
+
+    paper, mine = small_paper(2), tmp_path / "mine"
+    keep(paper, run_paper(paper, tmp_path / "runs", "cpu", show=False), tmp_path)
+    found, real, seen = kept("toy", "smoke", tmp_path), room.run, []
+    mine.mkdir()
+    (mine / "notes.txt").write_text("of the user")
+
+    def cut(plan, folder, *rest):
+        if folder.name == "move-m":
+            raise LotteryError("cut off")
+        return real(plan, folder, *rest)
+
+    monkeypatch.setattr(room, "run", cut)
+    with pytest.raises(LotteryError, match="cut off"):
+        check_paper(paper, found, 0, "cpu", show=False, folder=mine)
+    log = mine / "check-toy-smoke-0" / "find-f" / "events.jsonl"
+    before = log.read_bytes()
+
+    def watched(plan, folder, *rest):
+        done = real(plan, folder, *rest)
+        seen.append(log.read_bytes())
+        return done
+
+    monkeypatch.setattr(room, "run", watched)
+    assert "no" not in set(check_paper(paper, found, 0, "cpu", show=False, folder=mine)["same"])
+    assert seen[0] == before  # the search was read, not trained again
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]

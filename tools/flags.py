@@ -135,11 +135,13 @@ def paper_flags() -> list[dict[str, Any]]:
         f"write the results to a table that figures are drawn from (default folder: {where} of the checkout)"
     )
     check = "train a part of the paper again, picked by N (default 0), and hold it against the kept results"
+    claims = "train nothing: print each claim of the paper beside what the kept results say"
     return [
         flag("--network", network),
         flag("--switch", switch, default="", names=list(SWITCHES)),
         flag("--keep", keep, nargs="?", const="", metavar="DIR"),
         flag("--check", check, nargs="?", const=0, type="int", metavar="N"),
+        flag("--claims", claims, action="store_true"),
     ]
 
 

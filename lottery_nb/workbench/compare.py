@@ -36,6 +36,7 @@ from ..results.tables import csv_text, short_table
 from ..results.verdict import conditions, OPEN_TEXT, verdict_lines
 from ..results.style import density_axis, faint, level_axis, SERIES, styled, text_of, view_of
 from ..results.plots import dense_missing
+from ..results.anatomy import equal_text
 from ..results.report import html_table, write_report
 from .cell import cell_of
 from .fields import button, Checks, Field, pick
@@ -305,7 +306,7 @@ def overlap_figure(
     what = "the same seed of both runs" if len(folders) > 1 else "seeds of one run"
     words = f"{what}, mean over {pairs} pair{'s' * (pairs > 1)}"
     chance = "dotted: two random masks of the same layer densities"
-    return styled(fig, "Do the masks agree?", f"{words}; {chance}")
+    return styled(fig, "Do the masks agree?", f"{words}; {chance}<br>{equal_text(None)}")
 
 # %% ../../nbs/workbench/56_compare.ipynb #21d8beaf
 def add_overlap(
