@@ -46,6 +46,7 @@ class SweepFolder(os.PathLike):
         self.leases = self.path / "leases"
         self.left = self.path / "left"  # what workers left who were taken for gone
         self.worker_log = self.path / "workers.log"
+        self.jobs = self.path / "jobs"  # what a batch system keeps of its workers
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -57,7 +58,7 @@ class SweepFolder(os.PathLike):
     def check_parts(self) -> None:
         "Refuse a folder that something would be written out of: no part that is written to may be a link."
         RunFolder(self.path).check_parts()
-        for part in (self.record, self.leases, self.left, self.worker_log):
+        for part in (self.record, self.leases, self.left, self.worker_log, self.jobs):
             if part.is_symlink():
                 raise LotteryError(
                     f"{part.name} in {part.parent} is a symbolic link: remove it, or check the path"
