@@ -16,9 +16,10 @@ from lottery_nb.core import LotteryError
 from lottery_nb.engine.recipes import Recipe
 from lottery_nb.files import RunFolder
 from lottery_nb.pruning.schedules import geometric
+from lottery_nb.results.sweep_plots import axis_plot, cost_plot, gain_table, parallel_plot, point_table
 from lottery_nb.runs.log import Tail
 from lottery_nb.sweeps.axes import SweepPlan
-from lottery_nb.sweeps.folders import Settings, write_sweep
+from lottery_nb.sweeps.folders import best, ranked, Settings, write_sweep
 from lottery_nb.sweeps.leases import Queue
 from lottery_nb.sweeps.running import sweep
 from lottery_nb.sweeps.slurm import Job
@@ -53,6 +54,15 @@ def begun(found, epochs):
     names = [name for name, claim in found.claims.items() if not claim.end]
     logs = {name: RunFolder(found.folder.run(name)).log for name in names}
     return [n for n, log in logs.items() if sum(1 for _ in Tail(log, only=["EpochDone"]).stream()) > epochs]
+
+
+def test_every_picture_of_a_real_sweep_marks_the_point_that_validation_chooses(alone):
+    number = best(alone).number
+    assert list(point_table(alone)["point"]) == list(ranked(alone)["point"])
+    for fig in (axis_plot(alone, "recipe.lr"), parallel_plot(alone), cost_plot(alone)):
+        assert f"best on validation data: point {number} (recipe.lr=" in fig.layout.title.subtitle.text
+    assert list(point_table(alone, "dense")["n"]) == [1, 1, 1]
+    assert gain_table(alone)["epochs"].tolist() == [80, 80, 80]  # a dense network and a ticket, 40 epochs each
 
 
 @pytest.mark.parametrize("on, package", [("ray:2", "ray"), ("slurm:2", "submitit")])
