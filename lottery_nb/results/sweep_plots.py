@@ -18,7 +18,7 @@ from ..core import check_choice, LotteryError
 from ..rewinding.controls import role_of
 from .plots import pick_domain
 from .stats import COLUMNS, compare, interval, kept_rows, seeds_text
-from .style import level_axis, SERIES, SINGLE, styled, text_of
+from .style import level_axis, SERIES, SINGLE, styled, text_of, view_of
 
 # %% ../../nbs/results/40a_sweep_plots.ipynb #ce272797
 def axes_of(
@@ -183,10 +183,11 @@ def axis_plot(
     ticks = sorted(set(table[axis])) if numeric(table[axis]) == "log" else []
     told = dict(tickvals=ticks, ticktext=[f"{t:g}" for t in ticks]) if 0 < len(ticks) <= 12 else {}
     fig.update_xaxes(type=numeric(table[axis]), title_text=text_of(axis), **told)
-    fig.update_yaxes(**level_axis(metric, split))
+    ends, beyond = view_of(table, metric)
+    fig.update_yaxes(**level_axis(metric, split), range=ends)
     count = len(table[others].drop_duplicates()) if others else 1
     few = f"; {len(SERIES)} of {count} lines, the best on validation data" * (count > len(SERIES))
-    says = _subtitle(table, axes, f"{split} {metric}", how, few)
+    says = _subtitle(table, axes, f"{split} {metric}", how, few + beyond)
     return styled(fig, f"{text_of(role).capitalize()} along {text_of(axis)}", says)
 
 # %% ../../nbs/results/40a_sweep_plots.ipynb #d7576be3
