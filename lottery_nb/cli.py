@@ -850,7 +850,12 @@ PATIENCE = flag(
     "train many plans: every point of a sweep, on many processes or machines",
     "lottery sweep sweep.toml --on local:2",
     flag("plan", "a .toml or .json file, or the folder of a sweep to go on with", nargs="?"),
-    flag("--on", "where workers run, and how many (default %(default)s)", default="local:1", kind="place"),
+    flag(
+        "--on",
+        "where workers run, and how many: local:N, ray:N, slurm:N (default %(default)s)",
+        default="local:1",
+        kind="place",
+    ),
     flag("--template", "print a file to begin with: find or transfer", metavar="KIND"),
     flag("--threads", "of each worker (default: an equal share of the cores)", type="int", default=0),
     out_flag("a folder in lottery-runs, named after the sweep"),

@@ -48,6 +48,7 @@ class SweepFolder(os.PathLike):
         self.leases = self.path / "leases"
         self.left = self.path / "left"  # what workers left who were taken for gone
         self.worker_log = self.path / "workers.log"
+        self.jobs = self.path / "jobs"  # what a batch system keeps of its workers
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -64,9 +65,9 @@ class SweepFolder(os.PathLike):
     def check_parts(self) -> None:
         "Refuse a folder that something would be written out of, or that would hold up who reads it: no part that is written to may be a link, none a pipe, socket or device."
         RunFolder(self.path).check_parts()
-        for part in (self.record, self.leases, self.left, self.worker_log):
+        for part in (self.record, self.leases, self.left, self.worker_log, self.jobs):
             check_part(part)
-        for part in (self.leases, self.left):
+        for part in (self.leases, self.left, self.jobs):
             if part.exists() and not part.is_dir():
                 raise LotteryError(f"{part.name} in {part.parent} is no folder: remove it")
 

@@ -210,12 +210,12 @@ class Queue:
         return "silent" if time.monotonic() - since >= self.patience else "held"
 
     def take(self) -> tuple[Lease | None, bool]:
-        "A lease on the first work that is free; and whether there is work that others hold."
+        "A lease on the first work that nobody has begun, else on the first that is free; and whether there is work that others hold."
         claims, held = claims_in(self.folder), False
-        for name in self.names:
+        fresh = [name for name in self.names if name not in claims]  # no claim has to be read for these
+        begun = [name for name in self.names if name in claims and not claims[name].end]
+        for name in (*fresh, *begun):
             claim = claims.get(name, Claim())
-            if claim.end:
-                continue
             state = "held" if self.away.get(name, 0.0) > time.monotonic() else self.state(name, claim)
             if state != "held" and (lease := claimed(self.folder, name, claim.number + 1, state == "silent")):
                 return lease, True

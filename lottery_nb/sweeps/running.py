@@ -25,6 +25,8 @@ from .toml import read_sweep
 from .folders import check_wider, reopen, Settings, Sweep
 from .folders import sweep_folder, SweepFolder, write_sweep
 from .working import placed, PLACES
+from . import ray as _ray  # noqa: F401, a place for workers
+from . import slurm as _slurm  # noqa: F401, another
 
 # %% ../../nbs/sweeps/34f_running.ipynb #cccf2c75
 def _tried_as(plan: Any) -> str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_BESIDE', 'PAUSE', 'BUSY_FOR', 'PLACES', 'fence', 'worked_on', 'work_on', 'Place', 'placed', 'asked_to_end',
-           'work_alone', 'spawned', 'in_processes']
+           'work_alone', 'spawned', 'in_processes', 'logged_work']
 
 # %% ../../nbs/sweeps/34e_working.ipynb #47bbcb7c
 import os
@@ -157,7 +157,7 @@ def work_on(
 
 # %% ../../nbs/sweeps/34e_working.ipynb #31342b71
 class Place(Protocol):
-    "Runs workers on a sweep until they end; ends them when it is interrupted."
+    "Runs workers on a sweep until they end; ends them when it is interrupted. Where it has a `check`, that refuses before anything is written what this machine lacks."
 
     def __call__(
         self,
@@ -174,12 +174,13 @@ PLACES = Registry("place")
 def placed(
     on: str,  # 'local:4', or a name alone
 ) -> tuple[str, int]:
-    "Name and number of workers; refuses an unknown name, and what is no number."
+    "Name and number of workers; refuses an unknown name, what is no number, and a place whose library is missing."
     name, colon, number = str(on).partition(":")
-    PLACES.find(name)
+    place = PLACES.find(name)
     if colon and not number.isdecimal():
         raise LotteryError(f"on={on!r}: give a place and a number of workers, such as 'local:2'", "on")
     check_number(count := int(number or 1), "on", low=1, high=10_000, whole=True)
+    getattr(place, "check", lambda: None)()
     return name, count
 
 # %% ../../nbs/sweeps/34e_working.ipynb #872d9762
@@ -247,3 +248,21 @@ def in_processes(
     finally:
         for worker in workers:
             worker.wait()
+
+# %% ../../nbs/sweeps/34e_working.ipynb #b317d1da
+def logged_work(
+    folder: str,  # of a sweep, as this machine sees it
+    trust: Iterable[str] = (),  # modules or packages whose functions plans may name
+) -> dict[str, int]:
+    "Work on a sweep, with a line about each point in its log; says how many ended how."
+    log = SweepFolder(folder).worker_log
+
+    def tell(line: str) -> None:
+        with open_file(log, "ab") as file:
+            file.write(f"{line}\n".encode())
+
+    try:
+        return dict(work_on(folder, trust=trust, tell=tell))
+    except LotteryError as e:
+        tell(str(e))
+        raise
