@@ -429,6 +429,48 @@ def test_what_is_transparent_is_laid_on_white_and_told(form):
     assert d.note.endswith("; what is transparent is laid on white")
 
 
+SEVERAL = {"TIFF": "tif", "GIF": "gif", "PNG": "png", "WEBP": "webp", "AVIF": "avif"}
+
+
+def frames(kind, n=3):
+    "The bytes of a file of n pictures."
+    Image.init()
+    if kind not in Image.SAVE_ALL:
+        pytest.skip(f"this Pillow writes no {kind}")
+    first, *others = [Image.fromarray(GREY[i]).convert("RGB") for i in range(n)]
+    file = io.BytesIO()
+    first.save(file, kind, save_all=True, append_images=others)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_a_file_of_several_pictures_is_refused_by_its_name(kind, tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i % 2}").mkdir(exist_ok=True)
+        (tmp_path / f"{i % 2}" / f"{i}.png").write_bytes(frames("PNG", 1))
+    odd, says = tmp_path / "1" / f"stack.{SEVERAL[kind]}", f"is a {kind} of several pages or frames"
+    odd.write_bytes(frames(kind))
+    if kind != "AVIF":  # a folder of pictures leaves files with this ending out
+        refused(lambda: from_folder(tmp_path), odd.name, says)
+    for cell in (str(odd), {"bytes": odd.read_bytes(), "path": odd.name}, Image.open(odd)):
+        table = pd.DataFrame({"image": [cell] * 4, "label": [0, 1] * 2})
+        refused(lambda table=table: from_frame(table), odd.name, says)
+    odd.write_bytes(frames(kind, 1))
+    table = pd.DataFrame({"image": [str(odd)] * 4, "label": [0, 1] * 2})
+    assert len(from_frame(table).raw.x) == 4
+
+
+@pytest.mark.parametrize("kind, says", [("MPO", "several views"), ("ICO", "sizes of an icon")])
+def test_of_views_and_sizes_of_one_picture_one_is_read_and_this_is_told(kind, says):
+    file = io.BytesIO()
+    picture = Image.new("RGB", (32, 32), "white")
+    more = {"sizes": [(16, 16), (32, 32)]} if kind == "ICO" else {}
+    more |= {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]} if kind == "MPO" else {}
+    picture.save(file, kind, **more)
+    d = from_frame(pd.DataFrame({"image": [file.getvalue()] * 4, "label": [0, 1] * 2}))
+    assert d.raw.x.shape[2:] == (32, 32) and (d.raw.x == 255).all() and says in d.note
+
+
 def test_half_transparency_is_mixed_and_can_be_kept_as_a_channel():
     cells = [transparent("RGBA", 100, 51), transparent("RGBA", 0, 255)]
     frame = pd.DataFrame({"image": cells * 2, "label": [0, 0, 1, 1]})
