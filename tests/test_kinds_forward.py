@@ -7,15 +7,19 @@ import itertools
 import math
 import random
 import re
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from tiny import listen
 from torch import nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from lottery_nb.core import LotteryError
 from lottery_nb.data.batches import epoch_order
@@ -454,10 +458,155 @@ def test_a_module_is_trained_as_plain_torch_trains_it():
     assert close(trained(arm), by_hand(arm, take))
 
 
-def test_of_a_compiled_module_the_module_is_taken():
+def alone(module):
+    "A module in a process group of one."
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(module)
+
+
+def inner_compiled(module):
+    return nn.Sequential(torch.compile(module[:-1]), module[-1])
+
+
+def compiled_in_place(module):
+    module.compile()
+    return module
+
+
+WRAPPED = {
+    "compiled": torch.compile,
+    "compiled in place": compiled_in_place,
+    "a compiled part": inner_compiled,
+    "DataParallel": nn.DataParallel,
+    "DistributedDataParallel": alone,
+    "compiled DataParallel": lambda module: torch.compile(nn.DataParallel(module)),
+    "averaged": lambda module: AveragedModel(AveragedModel(module)),
+    "in inference mode": torch.inference_mode()(deepcopy),
+    "of tensors shared by processes": nn.Module.share_memory,
+    "traced by FX": torch.fx.symbolic_trace,
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+@pytest.mark.parametrize("way", ["given", "made"])
+def test_of_a_wrapped_module_the_module_is_taken(how, way):
+    module = WRAPPED[how](module_of())
+    network = Network(module if way == "given" else lambda shape, n: module, TOY.shape, TOY.n_classes)
+    plain, there = module_of(), network.build(0)
+    if how == "a compiled part":
+        plain = nn.Sequential(plain[:-1], plain[-1])
+    assert list(there.state_dict()) == list(plain.state_dict())
+    assert all(m._compiled_call_impl is None and not hasattr(m, "_orig_mod") for m in there.modules())
+    arm = arm_of(network)
+    assert way == "made" or close(trained(arm), by_hand(arm, plain))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def quantised(module):
+    return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+
+
+def masked_by_torch(module):
+    prune.random_unstructured(module[-1], "weight", 0.5)
+    return nn.Sequential(module, nn.Identity())
+
+
+def with_buffer(module):
+    module[-1].register_buffer("places", torch.arange(3, device="meta"))
+    return module
+
+
+def exported(module):
+    return torch.export.export(module, (torch.rand(2, 1, 8, 8),))
+
+
+CLOSED = {
+    "scripted": (
+        torch.jit.script,
+        "is compiled to TorchScript, which hides its layers: give the module that",
+    ),
+    "traced": (lambda m: torch.jit.trace(m, torch.rand(2, 1, 8, 8)), "is compiled to TorchScript"),
+    "frozen": (lambda m: torch.jit.freeze(torch.jit.script(m.eval())), "is compiled to TorchScript"),
+    "a scripted part": (
+        lambda m: nn.Sequential(torch.jit.script(m), nn.Identity()),
+        "layer '0' of Sequential",
+    ),
+    "exported": (exported, "ExportedProgram is an exported graph, which has no layers: give the module that"),
+    "module of an export": (lambda m: exported(m).module(), "is an exported graph"),
+    "unflattened export": (lambda m: torch.export.unflatten(exported(m)), "is an exported graph"),
+    "quantised": (quantised, "is quantised and has no weights to train: give the module as it was before"),
+    "masked by torch": (
+        masked_by_torch,
+        "of Sequential is under a mask of torch.nn.utils.prune: call prune.rem",
+    ),
+    "a buffer without memory": (
+        with_buffer,
+        "places' of Sequential is without memory (device 'meta'): give it",
+    ),
+    "all without memory": (lambda m: m.to("meta"), "of Sequential is without memory"),
+    "compiled around a quantised one": (lambda m: torch.compile(quantised(m)), "is quantised and has no"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", CLOSED)
+def test_a_module_without_layers_or_weights_is_refused_by_its_reason(how):
+    make, says = CLOSED[how]
+    module = make(module_of())
+    for network in (module, *[lambda shape, n: module] * (how != "exported")):
+        with pytest.raises(LotteryError) as e:
+            Network(network, TOY.shape, TOY.n_classes).build(0)
+        assert says in str(e.value) and "\n" not in str(e.value) and e.value.place == "Network.name"
+
+
+def remembering(module):
+    module.register_forward_hook(remember)
+    return module
+
+
+def remember(module, x, y):
+    module.last = y
+
+
+HOLDS = {
+    "what it gave": remembering,
+    "a weight by an older hook": lambda m: nn.Sequential(m[:-1], nn.utils.weight_norm(m[-1])),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("how", HOLDS)
+def test_a_module_that_holds_what_was_computed_is_copied(how):
+    module = HOLDS[how](module_of())
+    module(torch.rand(2, 1, 8, 8))
+    there = Network(module, TOY.shape, TOY.n_classes).build(0)
+    batch = torch.rand(2, 1, 8, 8)
+    assert there(batch).equal(module(batch))
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [(3, "int"), (module_of().state_dict(), "OrderedDict"), (None, "NoneType"), ([module_of()], "list")],
+)
+def test_what_is_no_network_is_refused_in_a_short_sentence(given, says):
+    with pytest.raises(LotteryError) as e:
+        Network(given, TOY.shape, TOY.n_classes)
+    assert (
+        f"the network is {says}: give a name, a factory or a module" in str(e.value)
+        and len(str(e.value)) < 140
+    )
+    assert ("Network(…, weights=…)" in str(e.value)) == (says == "OrderedDict")
+
+
+@pytest.mark.gpu
+def test_a_module_on_another_device_is_taken_from_there():
     module = module_of()
-    network = Network(torch.compile(module), TOY.shape, TOY.n_classes)
-    assert list(network.build(0).state_dict()) == list(module.state_dict())
+    network = Network(deepcopy(module).to("cuda"), TOY.shape, TOY.n_classes)
+    made = Network(lambda shape, n: deepcopy(module).to("cuda"), TOY.shape, TOY.n_classes)
+    for there in (network.build(0), made.build(0)):
+        assert all(p.device == CPU and p.equal(module.get_parameter(n)) for n, p in there.named_parameters())
 
 
 def test_a_module_that_cannot_draw_is_refused_where_a_draw_is_wanted_and_works_where_it_is_not():
