@@ -1217,11 +1217,94 @@ def test_a_criterion_that_looks_at_the_way_weights_went_is_let_through():
     assert "ArmStarted" in seen
 
 
-def test_a_scope_that_fails_is_refused_before_training():
-    def halves(mask, names, density):
-        return [((n,), mask[n].numel() * 1.5) for n in names]
+def raises(mask, names, density):
+    return {}["nothing"]
 
-    refused(find_tickets(plan_of(OfShape, scope=halves), "cpu"), ".")
+
+SCOPES_THAT_FAIL = {
+    "no number": (
+        lambda mask, names, density: [((n,), mask[n].numel() * 1.5) for n in names],
+        "does not give",
+    ),
+    "no groups": (lambda mask, names, density: 5, "'int' object is not iterable"),
+    "nothing": (lambda mask, names, density: None, "does not give groups"),
+    "a part": (
+        lambda mask, names, density: [],
+        "the scope groups nothing to keep nothing: put each of fc.weight",
+    ),
+    "others": (lambda mask, names, density: [(("bogus",), 3)], "the scope groups bogus to keep 3"),
+    "twice": (lambda mask, names, density: [(names, 3), (names, 3)], "groups fc.weight, fc.weight"),
+    "less than none": (lambda mask, names, density: [(names, -1)], "with a count of at least 0"),
+    "crashes": (raises, "the scope fails, or does not give groups (KeyError: 'nothing')"),
+}
+
+
+@pytest.mark.parametrize("case", SCOPES_THAT_FAIL)
+def test_a_scope_that_fails_is_refused_before_training(case):
+    scope, says = SCOPES_THAT_FAIL[case]
+    refused(find_tickets(plan_of(OfShape, scope=scope), "cpu"), re.escape(says), "FindPlan.scope")
+
+
+SAME_SCORES = {
+    "one": lambda s: {n: torch.ones_like(w) for n, w in s.weights.items()},
+    "infinity": lambda s: {n: torch.full_like(w, math.inf) for n, w in s.weights.items()},
+    "a whole number": lambda s: {n: torch.full(w.shape, 7) for n, w in s.weights.items()},
+    "yes": lambda s: {n: w == w for n, w in s.weights.items()},
+}
+
+
+@pytest.mark.parametrize("case", SAME_SCORES)
+def test_scores_among_which_only_the_order_would_choose_are_refused(case):
+    plan = plan_of(OfShape, criterion=SAME_SCORES[case])
+    refused(find_tickets(plan, "cpu"), "it gives every weight the score", "FindPlan.criterion")
+
+
+NO_NAMES = {
+    "none": ((), "include names nothing: name parameters that are trained"),
+    "the head": (
+        ("out.weight", "out.bias"),
+        "include names 'out.bias', which belongs to the head: give the head a",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_NAMES)
+def test_names_that_leave_nothing_to_prune_are_refused(case):
+    names, says = NO_NAMES[case]
+    refused(find_tickets(plan_of(OfShape, prunable=names), "cpu"), says, "FindPlan.prunable")
+
+
+class Drawing(nn.Module):
+    "Draws in its forward pass."
+
+    def __init__(self, draw, n=4):
+        super().__init__()
+        self.fc, self.out, self.draw = nn.Linear(64, 16), nn.Linear(16, n), draw
+
+    def forward(self, x):
+        return self.out(self.fc(x.flatten(1)).relu() * self.draw())
+
+
+DRAWS = {
+    "numpy": (lambda: float(np.random.rand()), "it draws by numpy in its forward pass"),
+    "numpy's normal": (lambda: float(np.random.standard_normal()), "it draws by numpy in its forward pass"),
+    "random": (random.random, "it draws by Python's random in its forward pass"),
+    "a choice": (lambda: random.choice((0.5, 2.0)), "it draws by Python's random in its forward pass"),
+}
+
+
+@pytest.mark.parametrize("case", DRAWS)
+def test_a_forward_pass_that_draws_outside_of_torch_is_refused(case):
+    draw, says = DRAWS[case]
+    refused(find_tickets(plan_of(lambda shape, n: Drawing(draw)), "cpu"), says, "Network.name")
+
+
+def test_a_forward_pass_that_draws_by_torch_repeats():
+    def masks():
+        tickets, _ = listen(find_tickets(plan_of(lambda shape, n: Drawing(lambda: torch.rand(1))), "cpu"))
+        return [t.mask["fc.weight"] for t in tickets]
+
+    assert all(a.equal(b) for a, b in zip(masks(), masks(), strict=True))
 
 
 def narrows(shape, n, width=1.0):

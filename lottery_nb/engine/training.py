@@ -22,7 +22,7 @@ from ..events import ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event,
 from ..events import NotSaved, StateKept, Tick
 from ..data.batches import epoch_draws, epoch_order, Split
 from ..data.domains import Domain
-from ..models.network import reason_of
+from ..models.network import DRAWN_BY, elsewhere, reason_of
 from .recipes import lr_factor, remedy
 
 # %% ../../nbs/engine/26_training.ipynb #ad243739
@@ -440,12 +440,21 @@ def try_out(arm: Arm, device: torch.device) -> None:
     if key in _WORK:
         return
     try:
-        with global_seed(arm.seed, "tried"), torch.enable_grad():  # a network may turn gradients off
+        with (
+            elsewhere(0) as used,
+            global_seed(arm.seed, "tried"),
+            torch.enable_grad(),
+        ):  # it may turn them off
             _two_steps(replace(arm, domain=arm.domain.to(device)), device)
     except LotteryError:
         raise
     except Exception as e:
         raise _cannot(replace(arm, domain=arm.domain.to(device)), device, e) from e
+    if used:
+        raise LotteryError(
+            f"{arm.network} cannot be trained so that it repeats ({DRAWN_BY[used[0]][0]} in its forward pass): draw by torch there, which the engine seeds",
+            "Network.name",
+        )
     _WORK.add(key)
 
 # %% ../../nbs/engine/26_training.ipynb #122896e9

@@ -8,7 +8,8 @@ __all__ = ['CONVOLUTIONS', 'WRAPPERS', 'QUANTISED', 'SPREAD', 'PRETRAINED', 'NOT
            'head_parameters', 'stored_weight', 'replace_head', 'what_each_does', 'inputs_in', 'prunable', 'label_of',
            'inside', 'opened', 'copied', 'redrawn', 'Given', 'signature_of', 'options_of', 'padding_in', 'weights_for',
            'checked', 'arguments_of', 'called', 'check_weights', 'single_precision', 'construct', 'weights_count',
-           'check_size', 'Network', 'has_values', 'check_draws', 'summary', 'frozen_by_author', 'small_network']
+           'check_size', 'Network', 'elsewhere', 'has_values', 'check_draws', 'summary', 'frozen_by_author',
+           'small_network']
 
 # %% ../../nbs/models/12_network.ipynb #2acc17d6
 import inspect
@@ -261,12 +262,15 @@ def _trained_of(
     model: nn.Module,  # left as it was found
     named: set[str],  # parameters that shall be pruned
 ) -> set[str]:
-    "Those that are trained; refuses names of which all are frozen."
+    "Those that are trained; refuses no names, and names of which all are frozen."
     trained = {name for name in named if model.get_parameter(name).requires_grad}
     if not trained:
-        raise LotteryError(
-            f"include names {min(named)!r}, which is frozen (requires_grad=False) and stays as it is: name parameters that are trained"
+        frozen = (
+            f"{min(named)!r}, which is frozen (requires_grad=False) and stays as it is"
+            if named
+            else "nothing"
         )
+        raise LotteryError(f"include names {frozen}: name parameters that are trained")
     return trained
 
 # %% ../../nbs/models/12_network.ipynb #d7e752cf
@@ -288,7 +292,11 @@ def prunable(
             raise LotteryError(
                 "the head is found by running the network: give input_shape, or head=True to prune it too"
             )
-        chosen -= set(head_parameters(model, input_shape or (), head_layer=head_layer))
+        named, chosen = chosen, chosen - set(head_parameters(model, input_shape or (), head_layer=head_layer))
+        if include is not None and not chosen:
+            raise LotteryError(
+                f"include names {min(named)!r}, which belongs to the head: give the head a rate of its own (layer_fractions={{'head': 0.1}} of a plan, head=True here)"
+            )
     if not chosen:
         raise LotteryError(
             f"{type(model).__name__} has no prunable weights{'' if head else ' outside its head'}: give a network with linear, convolution or embedding layers that are not frozen, or name what to prune (prunable= of a plan, include= here)"
@@ -351,7 +359,7 @@ def _closed(
         return "is under a mask of torch.nn.utils.prune", "call prune.remove for each of its weights first"
     return "", ""
 
-
+# %% ../../nbs/models/12_network.ipynb #8813e9e9
 def opened(
     model: nn.Module,  # as it was given, left as it was found
 ) -> nn.Module:
@@ -768,7 +776,7 @@ def _generators() -> dict[str, Any]:
 
 
 @contextmanager
-def _elsewhere(
+def elsewhere(
     turn: int,  # another place for each
 ) -> Iterator[list[str]]:
     "A list that says after the block which of the two were used inside it, where they stood elsewhere; they are put back."
@@ -787,7 +795,7 @@ def _elsewhere(
 
 def _drawn(network: Network, seed: int, turn: int) -> tuple[dict[str, Tensor], list[str]]:
     "The trained weights of a fresh draw, and who else than torch's generator under that seed had a part in it."
-    with _elsewhere(turn) as others, global_seed(seed, "init"), torch.device("cpu"), single_precision():
+    with elsewhere(turn) as others, global_seed(seed, "init"), torch.device("cpu"), single_precision():
         model = construct(network, seed, drawn=True)
         others += ["torch"] * (torch.initial_seed() != seed_for(seed, "init"))
     return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, others

@@ -407,7 +407,9 @@ def _check_some_stay(search: "Search", dense: Mask) -> None:
     "Refuse a plan whose last ticket would keep no weight."
     schedule, fractions = search.plan.schedule, search.fractions
     own, density = {n: (1 - f) ** schedule.rounds for n, f in fractions.items()}, schedule.densities[-1]
-    if not sum(count for _, count, *_ in quotas(dense, density, search.scope, own)):
+    with about("FindPlan.scope"):
+        goal = quotas(dense, density, search.scope, own)
+    if not sum(count for _, count, *_ in goal):
         raise LotteryError(
             f"FindPlan.schedule ends at density {density:.3g}, which keeps none of {dense.size:,} weights: end at {1 / dense.size:.1g} or more",
             "FindPlan.schedule",
@@ -722,10 +724,12 @@ def _round_arms(search: Search, s: _Seed, r: int) -> list[Arm]:
 
 # %% ../../nbs/plans/28_find.ipynb #237ae405
 def _check_told_apart(scores: Mapping[str, Any]) -> None:
-    "Refuse scores that are all 0, among which only the order of the weights would choose."
-    if scores and all(isinstance(s, Tensor) and not s.any() for s in scores.values()):
+    "Refuse scores that are all the same, among which only the order of the weights would choose."
+    given = [s for s in scores.values() if isinstance(s, Tensor) and s.numel()]
+    values = {float(v) for s in given for v in s.aminmax()}
+    if len(given) == len(scores) and len(values) == 1:
         raise LotteryError(
-            "it gives every weight the score 0, as gradients behind a head of zeros are: score at another point (score_at='trained'), or use another criterion"
+            f"it gives every weight the score {values.pop():g}, as gradients behind a head of zeros do: score at another point (score_at='trained'), or use another criterion"
         )
 
 # %% ../../nbs/plans/28_find.ipynb #507e56d5

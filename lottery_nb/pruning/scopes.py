@@ -6,6 +6,7 @@
 __all__ = ['SCOPES', 'Quotas', 'kept_count', 'Scopes', 'Group', 'NofM', 'n_of_m', 'pattern_of', 'quotas', 'prune', 'make_mask']
 
 # %% ../../nbs/pruning/16_scopes.ipynb #332e3367
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -233,6 +234,26 @@ def _own_rates(
         )
     return groups
 
+# %% ../../nbs/pruning/16_scopes.ipynb #653f77e6
+def _asked(scope: str | Callable, mask: Mask, names: tuple[str, ...], density: float) -> Quotas:
+    "What a scope says; refuses one of somebody else's that fails, or that says something else than groups."
+    fn = SCOPES.find(scope)
+    try:
+        groups = list(fn(mask, names, density))
+        grouped = [n for group in groups for n in Group(*group).names]
+        counts = [operator.index(Group(*group).keep) for group in groups]
+    except LotteryError:
+        raise
+    except Exception as e:
+        raise LotteryError(
+            f"the scope fails, or does not give groups ({type(e).__name__}: {e}): let it return [(names ranked together, how many to keep), …]"
+        ) from e
+    if sorted(grouped) != sorted(names) or min(counts, default=0) < 0:
+        raise LotteryError(
+            f"the scope groups {', '.join(grouped) or 'nothing'} to keep {', '.join(map(str, counts)) or 'nothing'}: put each of {', '.join(names)} into one group, with a count of at least 0"
+        )
+    return groups
+
 # %% ../../nbs/pruning/16_scopes.ipynb #dbce4657
 def quotas(
     mask: Mask,  # the last mask
@@ -243,7 +264,7 @@ def quotas(
     "Who is ranked with whom and how many stay; refuses unknown names and more weights than the mask keeps."
     own = _own_rates(mask, layer_densities or {})
     named = {n for names, *_ in own for n in names}
-    return [*own, *SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)]
+    return [*own, *_asked(scope, mask, tuple(n for n in mask if n not in named), density)]
 
 # %% ../../nbs/pruning/16_scopes.ipynb #5d356728
 def _kth_largest(
