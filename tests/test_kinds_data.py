@@ -460,6 +460,33 @@ def test_a_file_of_several_pictures_is_refused_by_its_name(kind, tmp_path):
     assert len(from_frame(table).raw.x) == 4
 
 
+@pytest.mark.parametrize("gap", [None, float("nan"), pd.NA, np.float64("nan")], ids=repr)
+def test_a_missing_picture_is_refused_with_its_row(gap):
+    cells = [Image.fromarray(GREY[0]), Image.fromarray(GREY[1]), gap, gap]
+    table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "label": [0, 1] * 2})
+    refused(lambda: from_frame(table), "picture 2 of the frame of own is missing: fill the gap")
+    refused(lambda: from_dataset(list(zip(cells, [0, 1] * 2, strict=True))), "picture 2 of", "is missing")
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.png", "folder", "https://a.example/c.png"])
+def test_a_file_that_cannot_be_read_is_named(name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    cell = name if ":" in name else str(tmp_path / name)
+    refused(
+        lambda: from_frame(pd.DataFrame({"image": [cell] * 4, "label": [0, 1] * 2})), name.rpartition("/")[2]
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "utf-16", "cp1252", "shift_jis"])
+def test_a_table_in_another_encoding_is_refused_by_it(encoding, tmp_path):
+    word = "日本" if encoding == "shift_jis" else "café"
+    text = "text,label\n" + "".join(f"{word} {i},{'ab'[i % 2]}\n" for i in range(4))
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    refused(lambda: from_csv(tmp_path / "a.csv"), "a.csv is not written in UTF-8", "save it as UTF-8")
+    (tmp_path / "a.csv").write_bytes(text.encode("utf-8-sig"))
+    assert from_csv(tmp_path / "a.csv").raw.x.rows[0] == f"{word} 0"
+
+
 @pytest.mark.parametrize("kind, says", [("MPO", "several views"), ("ICO", "sizes of an icon")])
 def test_of_views_and_sizes_of_one_picture_one_is_read_and_this_is_told(kind, says):
     file = io.BytesIO()
@@ -778,7 +805,10 @@ NO_NUMBERS = {
     "without memory": (torch.empty(20, 8, 8, device="meta"), "are a without memory tensor"),
     "masked": (np.ma.masked_where(np.arange(1280).reshape(20, 8, 8) == 200, SQUARES.numpy()), "row 3 of"),
     "a list of sparse": ([(g > 128).float().to_sparse() for g in SQUARES], "are a sparse tensor"),
-    "a list of masked": ([np.ma.masked_equal(g.numpy(), g[0, 0].item()) for g in SQUARES], "is masked in part"),
+    "a list of masked": (
+        [np.ma.masked_equal(g.numpy(), g[0, 0].item()) for g in SQUARES],
+        "is masked in part",
+    ),
 }
 
 

@@ -468,7 +468,9 @@ def file_of(
         raise
     except (OSError, ValueError) as e:
         says = getattr(e, "strerror", None) or e
-        raise LotteryError(f"{where} cannot be read ({says}): give the path of a picture file") from None
+        raise LotteryError(
+            f"{where} ({name_of(cell)}) cannot be read ({says}): give the path of a picture file"
+        ) from None
 
 # %% ../../nbs/data/09_own.ipynb #3f3f3435
 def picture_cells(
@@ -480,6 +482,9 @@ def picture_cells(
 ) -> Any:
     "Something that `from_arrays` takes."
     cells = list(cells)
+    lost = [i for i, c in enumerate(cells) if c is None or c is pd.NA or isinstance(c, float) and c != c]
+    if lost:
+        raise LotteryError(f"picture {lost[0]} of {where} is missing: fill the gap or leave its row out")
     files = [file_of(c, f"picture {i} of {where}") for i, c in enumerate(cells)]
     images = [c if f is None and hasattr(c, "getbands") else f for c, f in zip(cells, files, strict=True)]
     known = [image for image in images if image is not None]

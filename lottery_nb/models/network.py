@@ -667,7 +667,7 @@ def check_size(
     need = 4 * copies * (weights_count(network) or 0)
     if need > NOTICED and need > (free := free_memory(device)):
         raise LotteryError(
-            f"width={network.width:g} of {label_of(network.name)} makes {weights_count(network):,} weights, {need / 1e9:,.1f} GB{' in training' * (copies > 1)}, and {free / 1e9:,.1f} GB are free: give a smaller width",
+            f"width={network.width:g} of {label_of(network.name)} makes {weights_count(network):,} weights, {need / 1e9:,.1f} GB{' in training' * (copies > 1)}, and {free / 1e9:,.1f} GB are free: give {'a smaller width' if network.width > 1 else 'fewer classes, smaller pictures or a smaller width'}",
             "Network.width",
         )
 
