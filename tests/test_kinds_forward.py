@@ -1245,20 +1245,6 @@ def test_a_scope_that_fails_is_refused_before_training(case):
     refused(find_tickets(plan_of(OfShape, scope=scope), "cpu"), re.escape(says), "FindPlan.scope")
 
 
-SAME_SCORES = {
-    "one": lambda s: {n: torch.ones_like(w) for n, w in s.weights.items()},
-    "infinity": lambda s: {n: torch.full_like(w, math.inf) for n, w in s.weights.items()},
-    "a whole number": lambda s: {n: torch.full(w.shape, 7) for n, w in s.weights.items()},
-    "yes": lambda s: {n: w == w for n, w in s.weights.items()},
-}
-
-
-@pytest.mark.parametrize("case", SAME_SCORES)
-def test_scores_among_which_only_the_order_would_choose_are_refused(case):
-    plan = plan_of(OfShape, criterion=SAME_SCORES[case])
-    refused(find_tickets(plan, "cpu"), "it gives every weight the score", "FindPlan.criterion")
-
-
 NO_NAMES = {
     "none": ((), "include names nothing: name parameters that are trained"),
     "the head": (
