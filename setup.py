@@ -33,7 +33,7 @@ setup(
     ],
     package_dir={"": "."},  # an editable install is then a path, which type checkers read too
     packages=find_packages(include=[package, package + ".*"]),
-    package_data={package: ["py.typed", "flags.json", "workbench/static/*"]},
+    package_data={package: ["py.typed", "flags.json", "ticket.schema.json", "workbench/static/*"]},
     include_package_data=True,
     zip_safe=False,
     python_requires=">=" + cfg["min_python"],

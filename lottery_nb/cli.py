@@ -9,11 +9,11 @@ __all__ = ['TYPES', 'COMMANDS', 'SIGNS', 'UNHEARD', 'RUN', 'DEVICE', 'QUIET', 'L
            'shipped', 'Names', 'NamesParser', 'names_table', 'add_flag', 'Command', 'command', 'make_parser',
            'in_other_signs', 'on_any_terminal', 'whole_output', 'refusal_of', 'own_words', 'main', 'out_flag',
            'trained', 'tell', 'tell_damage', 'find_command', 'tickets_at', 'transfer_command', 'write_csv',
-           'show_command', 'export_command', 'demo_plan', 'demo_command', 'stands', 'run_command', 'resume_command',
-           'stop_command', 'pause_command', 'status_command', 'runs_command', 'sweep_stands', 'show_sweep',
-           'sweep_command', 'work_command', 'workbench_notebook', 'open_page', 'serve', 'lab_command', 'app_flags',
-           'app_command', 'paper_of', 'switches_of', 'check_command', 'paper_folder', 'paper_command', 'bench_command',
-           'doctor_command']
+           'show_command', 'export_command', 'convert_command', 'demo_plan', 'demo_command', 'stands', 'run_command',
+           'resume_command', 'stop_command', 'pause_command', 'status_command', 'runs_command', 'sweep_stands',
+           'show_sweep', 'sweep_command', 'work_command', 'workbench_notebook', 'open_page', 'serve', 'lab_command',
+           'app_flags', 'app_command', 'paper_of', 'switches_of', 'check_command', 'paper_folder', 'paper_command',
+           'bench_command', 'doctor_command']
 
 # %% ../nbs/65_cli.ipynb #e9e94e90
 import argparse
@@ -39,7 +39,7 @@ from typing import Any, get_args, get_origin, TYPE_CHECKING
 
 # %% ../nbs/65_cli.ipynb #29cc6979
 from . import __version__
-from .core import check_choice, entries_of, imported, LotteryError, names_of, number_of
+from .core import allow, check_choice, entries_of, imported, LotteryError, names_of, number_of
 from .core import package_line, quietly, REMEDIES
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Names:
     def __str__(self) -> str:
         return ", ".join(self.lines)
 
-
+# %% ../nbs/65_cli.ipynb #af9f0aa3
 class NamesParser(argparse.ArgumentParser):
     "A parser whose help ends with what the names mean that its flags take; they are asked for when it is shown."
 
@@ -582,6 +582,27 @@ def export_command(args: argparse.Namespace) -> int:
         print(ticket.save(safe_child(args.folder, f"{ticket.name}.safetensors")))
     return 0
 
+# %% ../nbs/65_cli.ipynb #24128e72
+@command(
+    "write the sparse networks of tickets for other tools: safetensors, torch, ONNX …",
+    "lottery convert lottery-runs/find-digits-1a2b3c4d networks --format onnx",
+    flag("run", "folder of a find run, or a ticket's file"),
+    flag("folder", "where to put the files"),
+    ROUNDS,
+    *shipped()["convert"]["flags"],
+)
+def convert_command(args: argparse.Namespace) -> int:
+    "Write the network of each ticket into a file of another tool."
+    from lottery_nb.files import safe_child
+    from lottery_nb.plans.formats import FORMATS, SUFFIXES
+
+    FORMATS.find(args.format)  # refused before anything is read
+    allow(*args.trust)
+    for ticket in tickets_at(args.run, args.rounds):
+        file = safe_child(args.folder, ticket.name + SUFFIXES.get(args.format, ".pt"))
+        print(ticket.export(file, args.format, args.start))
+    return 0
+
 # %% ../nbs/65_cli.ipynb #6c0a02cc
 def demo_plan(seeds: int = 5) -> "FindPlan":
     "The demo's search."
@@ -768,7 +789,7 @@ PATIENCE = flag(
     default=0.0,
 )
 
-
+# %% ../nbs/65_cli.ipynb #dde6fcbc
 @command(
     "train many plans: every point of a sweep, on many processes or machines",
     "lottery sweep sweep.toml --on local:2",
@@ -862,7 +883,7 @@ def open_page(
     webbrowser.open(Path(file).as_uri())
     return True
 
-
+# %% ../nbs/65_cli.ipynb #6efe1332
 def serve(
     line: list[str],  # what follows `python`
     folder: str | Path = ".",  # to run it in
@@ -884,7 +905,7 @@ def serve(
     finally:
         signal.signal(signal.SIGTERM, before)
 
-
+# %% ../nbs/65_cli.ipynb #ecaeb101
 LAB_FOLDER = flag(
     "folder", "folder of workbench.ipynb and of lottery-runs (default: this one)", nargs="?", default="."
 )

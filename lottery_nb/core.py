@@ -527,7 +527,7 @@ def fields_text(
     lines = [f"{f.name}: {f.metadata['help']}" for f in dataclasses.fields(cls) if "help" in f.metadata]  # type: ignore[arg-type]
     return "\n".join(lines)
 
-
+# %% ../nbs/00_core.ipynb #633d5419
 T = TypeVar("T")
 
 
@@ -632,6 +632,8 @@ ALLOWED: set[str] = set()
 "Modules and packages that the user has allowed in this process."
 WRITTEN: set[tuple[str, str]] = set()
 "(name, source) of functions that this session wrote, or an earlier one of the same user."
+FOUND: "dict[Reference, tuple[Any, Any]]" = {}
+"What was found: what its module holds at the top, and the function."
 
 
 def allow(
@@ -718,10 +720,6 @@ class Reference:
     def __str__(self) -> str:
         return self.name
 
-
-FOUND: dict[Reference, tuple[Any, Any]] = {}
-"What was found: what its module holds at the top, and the function."
-
 # %% ../nbs/00_core.ipynb #e6be9f93
 def _no_source(name: str, why: str = "") -> Any:
     "Refuse a function that nothing can be told about."
@@ -754,7 +752,7 @@ def _checked(name: str) -> Reach:
         )
     return reach
 
-
+# %% ../nbs/00_core.ipynb #5d655877
 def _check_found(told: Reference) -> None:
     "Refuse what may not run, before anything of it is imported."
     module, attr = split_name(told.name)
@@ -916,7 +914,7 @@ def _in_python(fn: Any) -> bool:
     parts = fn, inspect.getattr_static(type(fn), "__call__", None)
     return any(hasattr(inspect.unwrap(part), "__code__") for part in parts)
 
-
+# %% ../nbs/00_core.ipynb #2c06d818
 def _made_here(told: Unnamed) -> Any:
     "The function, where this session made it or has opened it; None where not. Refuses one that has changed since."
     if known := FOUND.get(told):
@@ -949,7 +947,7 @@ def _kept(told: Unnamed, use: Callable[[Any], Any]) -> Any:
         f"{told.name} is a function without a name, and nothing that was read keeps it: write it to a module and make the plan again; of a ticket, give the network's factory (network=)"
     )
 
-
+# %% ../nbs/00_core.ipynb #4efbaf04
 def _sent_whole(name: str, source: str, pickled: bytes) -> Unnamed:
     "A function without a name that came from another process of this session."
     made = Unnamed(name, source)

@@ -437,7 +437,7 @@ def _cut_off(name: str, error: Exception) -> LotteryError:
         f"{name} cannot be unpacked ({says}): it is damaged, cut off or locked, use a fresh copy"
     )
 
-
+# %% ../nbs/02_files.ipynb #f9ba10ac
 class Counted(io.RawIOBase):
     "A stream that ends in a refusal where a packed file comes to more than it has room for, or is damaged."
 

@@ -49,3 +49,10 @@ def pytest_collection_modifyitems(items):
     if (wanting := [item for item in items if item.get_closest_marker("gpu")]) and not has_gpu():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
+@pytest.fixture
+def thinned(request):
+    """Every so-many-th of many values, beginning with another one at each turn; all of them with `--flags slow`."""
+    slow = "slow" in request.config.getoption("--flags").split()
+    return lambda values, every, turn=0: list(values) if slow else list(values)[turn % every :: every]

@@ -38,11 +38,12 @@ from lottery_nb.runs.writing import run
 from lottery_nb.results.stats import summary
 from lottery_nb.plans.find import find_tickets, FindPlan
 from lottery_nb.engine.recipes import Recipe
+from lottery_nb.plans.formats import FORMATS
 from lottery_nb.plans.transfer import TransferPlan
 from lottery_nb.runs.workers import glance, start
 
 SITE = Path(__file__).parent / "outsider"
-REGISTRIES = (CRITERIA, SCOPES, SCHEDULES, CONTROLS, POINTS, NETWORKS, DOMAINS, EVENTS, LISTENERS, EXECUTORS)
+REGISTRIES = (CRITERIA, SCOPES, SCHEDULES, CONTROLS, POINTS, NETWORKS, DOMAINS, EVENTS, LISTENERS, EXECUTORS, FORMATS)
 NAMES = {  # kind of thing: (name of its entry point, name by import)
     "source": ("stripes", "outsider.parts:stripes"),
     "network": ("bowtie", "outsider.parts:bowtie"),
@@ -54,6 +55,7 @@ NAMES = {  # kind of thing: (name of its entry point, name by import)
     "drawn": ("redrawn", "outsider.parts:redrawn"),
     "listener": ("notebook-keeper", "outsider.parts:keep"),
     "executor": ("last-first", "outsider.parts:last_first"),
+    "format": ("names-only", "outsider.parts:names_only"),
 }
 HOW = {"entry points": 0, "by import": 1}
 RECIPE = Recipe(lr=0.05, epochs=2, batch_size=60)
@@ -146,6 +148,7 @@ def test_entry_points_are_listed(how):
         "source": DOMAINS,
         "listener": LISTENERS,
         "executor": EXECUTORS,
+        "format": FORMATS,
     }
     for kind, registry in places.items():
         assert NAMES[kind][0] in registry.names and registry.find(NAMES[kind][HOW[how]])
@@ -427,6 +430,13 @@ def flags(how, folder):
         "--out",
         str(folder),
     ]
+
+
+def test_a_ticket_leaves_in_its_format(how, found, tmp_path, capsys):
+    ticket, name = found.tickets[0], names(how)["format"]
+    assert ticket.export(tmp_path / "names", name).read_text().splitlines() == list(ticket.mask)
+    assert main(["convert", str(found.path), str(tmp_path / "out"), "--format", name, "--trust", "outsider"]) == 0
+    assert all(Path(line).read_text().splitlines() == list(ticket.mask) for line in capsys.readouterr().out.split())
 
 
 def test_the_shell_runs_it(how, found, plan, tmp_path, capsys):

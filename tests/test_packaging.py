@@ -46,6 +46,7 @@ SHIPPED = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "TICKETS.md",
     "CITATION.cff",
     "lottery_nb",
 ]

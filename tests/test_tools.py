@@ -399,7 +399,7 @@ def test_the_fast_gate_tests_what_has_changed(branch, place):
     assert status == 0, said
     assert calls == [
         *CHECKS,
-        "pytest -q tests/test_notebooks.py -k 03_masks or 01_new",
+        "pytest -q --flags modules tests/test_notebooks.py -k 03_masks or 01_new",
         "pytest -q tests/test_golden.py tests/test_masks.py tests/test_stats.py",
     ]
 

@@ -488,14 +488,14 @@ def quietly_read(do):
     return None
 
 
-def test_a_ticket_of_a_stranger_imports_nothing(trap, tmp_path):
+def test_a_ticket_of_a_stranger_imports_nothing(trap, tmp_path, thinned):
     path = test_golden.made_up_ticket().save(tmp_path / "t.safetensors")
     tensors, record = read_tensors(path)
     tried, read = 0, 0
-    for where in leaves(record):
+    for turn, where in enumerate(leaves(record)):
         if where[0] in ("mask", "snapshots"):
             continue
-        for value in hostile():
+        for value in thinned(hostile(), 4, turn):
             write_tensors(path, tensors, with_change(record, where, value))
             ticket = quietly_read(lambda: Ticket.load(path))
             tried += 1
@@ -503,7 +503,7 @@ def test_a_ticket_of_a_stranger_imports_nothing(trap, tmp_path):
                 read += 1
                 repr(ticket), ticket.plain(), ticket.content
                 quietly_read(lambda t=ticket: t.save(tmp_path / "again.safetensors"))
-    assert tried > 500 and 0 < read < tried / 4
+    assert tried > 120 and 0 < read < tried / 4
 
 
 @pytest.mark.parametrize(
@@ -528,13 +528,13 @@ def test_a_field_takes_the_kinds_that_it_declares_and_no_other(where, trap, tmp_
 
 
 @pytest.mark.parametrize("name", ["default", "everything", "network", "transfer"])
-def test_a_plan_of_a_stranger_imports_nothing(name, trap, tmp_path):
+def test_a_plan_of_a_stranger_imports_nothing(name, trap, tmp_path, thinned):
     write_plan(test_golden.plans()[name], tmp_path)
     file = tmp_path / "plan.json"
     record = json.loads(file.read_text())
     tried, read = 0, 0
-    for where in leaves(record):
-        for value in hostile():
+    for turn, where in enumerate(leaves(record)):
+        for value in thinned(hostile(), 4, turn):
             file.write_text(json.dumps(with_change(record, where, value)))
             plan = quietly_read(lambda: read_plan(tmp_path))
             quietly_read(lambda: glance(tmp_path))
@@ -550,13 +550,13 @@ def test_a_plan_of_a_stranger_imports_nothing(name, trap, tmp_path):
     assert tried > 100 and read > 0
 
 
-def test_a_domain_of_a_stranger_imports_nothing(trap, tmp_path):
+def test_a_domain_of_a_stranger_imports_nothing(trap, tmp_path, thinned):
     x = torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4)
     path = save_domain(from_arrays(x, torch.arange(20) % 2, channels="first"), tmp_path / "d.safetensors")
     tensors, record = read_tensors(path)
     read = 0
-    for where in leaves(record):
-        for value in hostile():
+    for turn, where in enumerate(leaves(record)):
+        for value in thinned(hostile(), 4, turn):
             write_tensors(path, tensors, with_change(record, where, value))
             found = quietly_read(lambda: load_domain(path))
             if found is not None:
@@ -997,7 +997,7 @@ print(json.dumps(done))
 def hostile_folders(clean, home):
     "Copies of finished runs in which what may hold a name holds one that must not be looked up: whole runs that can be read, and plans that cannot."
     told = {"type": "Reference", "name": "trap:go", "source": "0" * 16}
-    for finished in sorted(clean.iterdir()):
+    for turn, finished in enumerate(sorted(clean.iterdir())):
         plan = json.loads((finished / "plan.json").read_text())
         for name, value in (("told", told), ("plugged", "Plugged")):
             fields = dict.fromkeys(("network", "criterion", "scope"), value) | {"controls": [value]}
@@ -1009,7 +1009,8 @@ def hostile_folders(clean, home):
             shutil.copytree(finished, folder)
             (folder / "plan.json").write_text(json.dumps(plan | changed))
             hostile_run(folder, told if name == "told" else "Plugged")
-        for field in {"network", "criterion", "controls", "source", "targets", "recipe"} & set(plan):
+        fields = [f for f in ("network", "criterion", "controls", "source", "targets", "recipe") if f in plan]
+        for field in fields[turn % 3 :: 3]:  # each of them in one of the runs
             folder = home / f"odd-{finished.name}-{field}"
             folder.mkdir()
             odd = ["trap:go"] if isinstance(plan[field], list) else "trap:go"
@@ -1037,7 +1038,7 @@ def test_nothing_is_imported_by_loading_showing_listing_exporting_and_looking(tr
     shutil.copytree(test_golden.HOME / "folders", clean := tmp_path / "clean")
     (home := tmp_path / "home").mkdir()
     hostile_folders(clean, home)
-    assert len(list(home.iterdir())) > 15
+    assert len(list(home.iterdir())) > 9
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(trap), *sys.path])}
     line = [sys.executable, "-c", CANARY, str(home), str(clean), str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=900)

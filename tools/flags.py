@@ -16,6 +16,10 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 NAME = "lottery_nb/flags.json"
+ALLOWED = (
+    "a module or package whose functions a plan, ticket or run folder from elsewhere may name, may be given "
+    "again (default: those in LOTTERY_TRUST)"
+)
 ELSEWHERE = {"schedule", "recipe", "tickets"}  # fields whose parts have flags, or that are a command's folder
 
 
@@ -105,10 +109,6 @@ def run_flags() -> list[dict[str, Any]]:
     others = [name for name, made in LISTENERS.items() if not (isinstance(made, type) and issubclass(made, Tracker))]
     track = listen | {"names": lines_of(LISTENERS, *others), "dest": "listen"}
     executor = {"default": "auto", "names": lines_of(EXECUTORS), "kind": EXECUTORS.kind}
-    allowed = (
-        "a module or package whose functions a plan, ticket or run folder from elsewhere may name, may be given "
-        "again (default: those in LOTTERY_TRUST)"
-    )
     taken = (
         "another run, or a folder of runs, whose finished networks are taken as they are, may be given again "
         "(default: what the run's folder names; of runs beside this one, what your own key signed)"
@@ -117,7 +117,7 @@ def run_flags() -> list[dict[str, Any]]:
         flag("--listen", heard, metavar="NAME", **listen),
         flag("--track", tracked, metavar="TOOL", **track),
         flag("--executor", sent, metavar="NAME", **executor),
-        flag("--trust", allowed, metavar="MODULE", action="append", default=[]),
+        flag("--trust", ALLOWED, metavar="MODULE", action="append", default=[]),
         flag("--reuse", taken, metavar="DIR", action="append"),
     ]
 
@@ -163,6 +163,21 @@ def bench_flags() -> list[dict[str, Any]]:
     ]
 
 
+def convert_flags() -> list[dict[str, Any]]:
+    """Flags for how a ticket leaves this package."""
+    from lottery_nb.cli import flag
+    from lottery_nb.plans.formats import FORMATS
+    from lottery_nb.plans.tickets import TICKET_STARTS
+
+    held = "of the files, in which pruned weights are 0: %(names)s or package.module:name (default %(default)s)"
+    start = "weights of the network: %(names)s (default %(default)s)"
+    return [
+        flag("--format", held, default="safetensors", metavar="NAME", names=lines_of(FORMATS), kind=FORMATS.kind),
+        flag("--trust", ALLOWED, metavar="MODULE", action="append", default=[]),
+        flag("--start", start, default="rewind", names=list(TICKET_STARTS)),
+    ]
+
+
 def described() -> dict[str, dict[str, Any]]:
     """Every flag that follows from fields and registries, in groups that a command names."""
     from lottery_nb.engine.recipes import Recipe
@@ -177,6 +192,7 @@ def described() -> dict[str, dict[str, Any]]:
         "how": {"flags": run_flags()},
         "paper": {"flags": paper_flags()},
         "bench": {"flags": bench_flags()},
+        "convert": {"flags": convert_flags()},
     }
 
 

@@ -6,6 +6,7 @@ python tools/who_knows.py control    only rows of that kind
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lottery_nb"
@@ -29,16 +30,17 @@ MEMBERS = {
 "Kind -> members; the ones that are nobody's default, where there are such."
 
 
-def words_of(tree: ast.AST) -> set[str]:
+@cache
+def words_of(code: str) -> frozenset[str]:
     "Every text and every name in a module's code."
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found.add(node.value)
         for field in ("id", "attr", "name", "arg"):
             if isinstance(word := getattr(node, field, None), str):
                 found.add(word)
-    return found
+    return frozenset(found)
 
 
 def spellings(member: str) -> set[str]:
@@ -53,7 +55,7 @@ def who_knows(member: str, package: Path = PACKAGE) -> list[str]:
     for path in sorted(package.rglob("*.py")):
         if path.stem.startswith("_"):
             continue
-        words = words_of(ast.parse(path.read_text(encoding="utf-8")))
+        words = words_of(path.read_text(encoding="utf-8"))
         listed = {
             word for text in words if "," in text and len(text) < 200 for word in text.split(",")
         }  # a flag's default: 'reinit,shuffled'

@@ -499,7 +499,7 @@ def train(
     results = {r.arm.name: r for group in done for r in group}
     return [results[a.name] for a in arms]
 
-
+# %% ../../nbs/engine/26_training.ipynb #326c6471
 def finish(events: Generator[Event, None, Any]) -> Any:
     "Run a generator of events to its end and give its return value."
     while True:

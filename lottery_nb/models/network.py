@@ -792,7 +792,7 @@ def elsewhere(
         np.random.set_state(kept[0])
         random.setstate(kept[1])
 
-
+# %% ../../nbs/models/12_network.ipynb #d5d484c1
 def _drawn(network: Network, seed: int, turn: int) -> tuple[dict[str, Tensor], list[str]]:
     "The trained weights of a fresh draw, and who else than torch's generator under that seed had a part in it."
     with elsewhere(turn) as others, global_seed(seed, "init"), torch.device("cpu"), single_precision():

@@ -158,7 +158,7 @@ class RewindPoints(Registry):
         record, number = self.read(text)
         return ImportedPoint(Reference.to(record.step), number) if ":" in str(text) else text
 
-
+# %% ../../nbs/rewinding/18_points.ipynb #622971c5
 POINTS = RewindPoints()
 
 # %% ../../nbs/rewinding/18_points.ipynb #02cd6712

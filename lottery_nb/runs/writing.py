@@ -344,7 +344,7 @@ def locked(
     finally:
         lock.release()
 
-
+# %% ../../nbs/runs/33_writing.ipynb #42531e93
 @contextmanager
 def working(
     folder: Path,  # a run's folder

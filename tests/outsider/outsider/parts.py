@@ -1,4 +1,4 @@
-"""What this package adds: two controls, a rewind point, a schedule, a criterion, a scope, a domain, a network, an event, a listener, an executor."""
+"""What this package adds: two controls, a rewind point, a schedule, a criterion, a scope, a domain, a network, an event, a listener, an executor, an export format."""
 
 from dataclasses import replace
 
@@ -131,3 +131,8 @@ def last_first(jobs, lanes):
         yield GroupBegan(place, [arm.name for arm in jobs[place].arms])
         results[place] = yield from jobs[place]()
     return [results[place] for place in range(len(jobs))]
+
+
+def names_only(leaving):
+    "An export format: names of the pruned weights, a line each."
+    return "\n".join(leaving.mask).encode()
