@@ -6,10 +6,10 @@
 __all__ = ['CONVOLUTIONS', 'WRAPPERS', 'QUANTISED', 'SPREAD', 'PRETRAINED', 'NOTICED', 'DRAWN_BY', 'WIDTH_STEPS', 'evaluating',
            'zeros_for', 'outputs_of', 'heads_recorded', 'logits_of', 'reason_of', 'run_once', 'head_of',
            'head_parameters', 'stored_weight', 'replace_head', 'what_each_does', 'inputs_in', 'prunable', 'label_of',
-           'inside', 'opened', 'copied', 'redrawn', 'Given', 'signature_of', 'options_of', 'padding_in', 'weights_for',
-           'checked', 'arguments_of', 'called', 'check_weights', 'single_precision', 'construct', 'weights_count',
-           'check_size', 'Network', 'elsewhere', 'has_values', 'check_draws', 'summary', 'frozen_by_author',
-           'small_network']
+           'inside', 'opened', 'copied', 'check_weights', 'redrawn', 'Given', 'signature_of', 'options_of',
+           'padding_in', 'weights_for', 'checked', 'arguments_of', 'called', 'single_precision', 'construct',
+           'weights_count', 'check_size', 'Network', 'elsewhere', 'has_values', 'check_draws', 'summary',
+           'frozen_by_author', 'small_network']
 
 # %% ../../nbs/models/12_network.ipynb #2acc17d6
 import inspect
@@ -388,6 +388,29 @@ def copied(
                 module._modules[name] = inside(child)
     return copy
 
+# %% ../../nbs/models/12_network.ipynb #cb38865e
+def check_weights(
+    model: nn.Module,  # as a factory gives it
+) -> None:
+    "Refuse weights that cannot be trained here: complex or whole numbers, sparse ones, and such without memory; buffers without memory too."
+    for name, p in model.named_parameters():
+        odd = {
+            "without memory": p.is_meta,
+            "spread over processes": hasattr(p, "full_tensor"),
+            str(p.dtype).removeprefix("torch."): not p.is_floating_point(),
+            str(p.layout).removeprefix("torch."): p.layout != torch.strided,
+        }
+        if kind := next((kind for kind, is_so in odd.items() if is_so), None):
+            raise LotteryError(
+                f"weight {name!r} of {type(model).__name__} is {kind}: give dense weights of floating point numbers, and keep what is not trained in a buffer",
+                "Network.name",
+            )
+    if lost := next((name for name, b in model.named_buffers() if b is not None and b.is_meta), None):
+        raise LotteryError(
+            f"buffer {lost!r} of {type(model).__name__} is without memory (device 'meta'): give it its numbers",
+            "Network.name",
+        )
+
 # %% ../../nbs/models/12_network.ipynb #b7f00598
 def redrawn(
     model: nn.Module,  # changed in place
@@ -445,7 +468,10 @@ class Given:
         "What a plan keeps of a network: a module as a copy, a name or a factory as it is; refuses anything else."
         if isinstance(network, (nn.Module, torch.jit.ScriptFunction)) or _of_operations(network):
             return cls(network)
-        if callable(network) or isinstance(network, (str, Reference, Architecture, Network)):
+        known = isinstance(network, (str, Reference, Architecture)) or hasattr(
+            network, "begun"
+        )  # a `Network`
+        if known or callable(network):
             return network
         weights = "; weights go into Network(…, weights=…)" if isinstance(network, Mapping) else ""
         raise LotteryError(
@@ -569,29 +595,6 @@ def called(
     raise LotteryError(
         f"{name} gives {type(model).__name__}: let the factory return an nn.Module", "Network.name"
     )
-
-# %% ../../nbs/models/12_network.ipynb #cb38865e
-def check_weights(
-    model: nn.Module,  # as a factory gives it
-) -> None:
-    "Refuse weights that cannot be trained here: complex or whole numbers, sparse ones, and such without memory; buffers without memory too."
-    for name, p in model.named_parameters():
-        odd = {
-            "without memory": p.is_meta,
-            "spread over processes": hasattr(p, "full_tensor"),
-            str(p.dtype).removeprefix("torch."): not p.is_floating_point(),
-            str(p.layout).removeprefix("torch."): p.layout != torch.strided,
-        }
-        if kind := next((kind for kind, is_so in odd.items() if is_so), None):
-            raise LotteryError(
-                f"weight {name!r} of {type(model).__name__} is {kind}: give dense weights of floating point numbers, and keep what is not trained in a buffer",
-                "Network.name",
-            )
-    if lost := next((name for name, b in model.named_buffers() if b is not None and b.is_meta), None):
-        raise LotteryError(
-            f"buffer {lost!r} of {type(model).__name__} is without memory (device 'meta'): give it its numbers",
-            "Network.name",
-        )
 
 # %% ../../nbs/models/12_network.ipynb #31d4acf1
 @contextmanager
