@@ -429,6 +429,75 @@ def test_what_is_transparent_is_laid_on_white_and_told(form):
     assert d.note.endswith("; what is transparent is laid on white")
 
 
+SEVERAL = {"TIFF": "tif", "GIF": "gif", "PNG": "png", "WEBP": "webp", "AVIF": "avif"}
+
+
+def frames(kind, n=3):
+    "The bytes of a file of n pictures."
+    Image.init()
+    if kind not in Image.SAVE_ALL:
+        pytest.skip(f"this Pillow writes no {kind}")
+    first, *others = [Image.fromarray(GREY[i]).convert("RGB") for i in range(n)]
+    file = io.BytesIO()
+    first.save(file, kind, save_all=True, append_images=others)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_a_file_of_several_pictures_is_refused_by_its_name(kind, tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i % 2}").mkdir(exist_ok=True)
+        (tmp_path / f"{i % 2}" / f"{i}.png").write_bytes(frames("PNG", 1))
+    odd, says = tmp_path / "1" / f"stack.{SEVERAL[kind]}", f"is a {kind} of several pages or frames"
+    odd.write_bytes(frames(kind))
+    if kind != "AVIF":  # a folder of pictures leaves files with this ending out
+        refused(lambda: from_folder(tmp_path), odd.name, says)
+    for cell in (str(odd), {"bytes": odd.read_bytes(), "path": odd.name}, Image.open(odd)):
+        table = pd.DataFrame({"image": [cell] * 4, "label": [0, 1] * 2})
+        refused(lambda table=table: from_frame(table), odd.name, says)
+    odd.write_bytes(frames(kind, 1))
+    table = pd.DataFrame({"image": [str(odd)] * 4, "label": [0, 1] * 2})
+    assert len(from_frame(table).raw.x) == 4
+
+
+@pytest.mark.parametrize("gap", [None, float("nan"), pd.NA, np.float64("nan")], ids=repr)
+def test_a_missing_picture_is_refused_with_its_row(gap):
+    cells = [Image.fromarray(GREY[0]), Image.fromarray(GREY[1]), gap, gap]
+    table = pd.DataFrame({"image": pd.Series(cells, dtype=object), "label": [0, 1] * 2})
+    refused(lambda: from_frame(table), "picture 2 of the frame of own is missing: fill the gap")
+    refused(lambda: from_dataset(list(zip(cells, [0, 1] * 2, strict=True))), "picture 2 of", "is missing")
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.png", "folder", "https://a.example/c.png"])
+def test_a_file_that_cannot_be_read_is_named(name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    cell = name if ":" in name else str(tmp_path / name)
+    refused(
+        lambda: from_frame(pd.DataFrame({"image": [cell] * 4, "label": [0, 1] * 2})), name.rpartition("/")[2]
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "utf-16", "cp1252", "shift_jis"])
+def test_a_table_in_another_encoding_is_refused_by_it(encoding, tmp_path):
+    word = "日本" if encoding == "shift_jis" else "café"
+    text = "text,label\n" + "".join(f"{word} {i},{'ab'[i % 2]}\n" for i in range(4))
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    refused(lambda: from_csv(tmp_path / "a.csv"), "a.csv is not written in UTF-8", "save it as UTF-8")
+    (tmp_path / "a.csv").write_bytes(text.encode("utf-8-sig"))
+    assert from_csv(tmp_path / "a.csv").raw.x.rows[0] == f"{word} 0"
+
+
+@pytest.mark.parametrize("kind, says", [("MPO", "several views"), ("ICO", "sizes of an icon")])
+def test_of_views_and_sizes_of_one_picture_one_is_read_and_this_is_told(kind, says):
+    file = io.BytesIO()
+    picture = Image.new("RGB", (32, 32), "white")
+    more = {"sizes": [(16, 16), (32, 32)]} if kind == "ICO" else {}
+    more |= {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]} if kind == "MPO" else {}
+    picture.save(file, kind, **more)
+    d = from_frame(pd.DataFrame({"image": [file.getvalue()] * 4, "label": [0, 1] * 2}))
+    assert d.raw.x.shape[2:] == (32, 32) and (d.raw.x == 255).all() and says in d.note
+
+
 def test_half_transparency_is_mixed_and_can_be_kept_as_a_channel():
     cells = [transparent("RGBA", 100, 51), transparent("RGBA", 0, 255)]
     frame = pd.DataFrame({"image": cells * 2, "label": [0, 0, 1, 1]})
@@ -736,7 +805,10 @@ NO_NUMBERS = {
     "without memory": (torch.empty(20, 8, 8, device="meta"), "are a without memory tensor"),
     "masked": (np.ma.masked_where(np.arange(1280).reshape(20, 8, 8) == 200, SQUARES.numpy()), "row 3 of"),
     "a list of sparse": ([(g > 128).float().to_sparse() for g in SQUARES], "are a sparse tensor"),
-    "a list of masked": ([np.ma.masked_equal(g.numpy(), g[0, 0].item()) for g in SQUARES], "is masked in part"),
+    "a list of masked": (
+        [np.ma.masked_equal(g.numpy(), g[0, 0].item()) for g in SQUARES],
+        "is masked in part",
+    ),
 }
 
 

@@ -7,15 +7,19 @@ import itertools
 import math
 import random
 import re
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from tiny import listen
 from torch import nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from lottery_nb.core import LotteryError
 from lottery_nb.data.batches import epoch_order
@@ -454,10 +458,155 @@ def test_a_module_is_trained_as_plain_torch_trains_it():
     assert close(trained(arm), by_hand(arm, take))
 
 
-def test_of_a_compiled_module_the_module_is_taken():
+def alone(module):
+    "A module in a process group of one."
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(module)
+
+
+def inner_compiled(module):
+    return nn.Sequential(torch.compile(module[:-1]), module[-1])
+
+
+def compiled_in_place(module):
+    module.compile()
+    return module
+
+
+WRAPPED = {
+    "compiled": torch.compile,
+    "compiled in place": compiled_in_place,
+    "a compiled part": inner_compiled,
+    "DataParallel": nn.DataParallel,
+    "DistributedDataParallel": alone,
+    "compiled DataParallel": lambda module: torch.compile(nn.DataParallel(module)),
+    "averaged": lambda module: AveragedModel(AveragedModel(module)),
+    "in inference mode": torch.inference_mode()(deepcopy),
+    "of tensors shared by processes": nn.Module.share_memory,
+    "traced by FX": torch.fx.symbolic_trace,
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+@pytest.mark.parametrize("way", ["given", "made"])
+def test_of_a_wrapped_module_the_module_is_taken(how, way):
+    module = WRAPPED[how](module_of())
+    network = Network(module if way == "given" else lambda shape, n: module, TOY.shape, TOY.n_classes)
+    plain, there = module_of(), network.build(0)
+    if how == "a compiled part":
+        plain = nn.Sequential(plain[:-1], plain[-1])
+    assert list(there.state_dict()) == list(plain.state_dict())
+    assert all(m._compiled_call_impl is None and not hasattr(m, "_orig_mod") for m in there.modules())
+    arm = arm_of(network)
+    assert way == "made" or close(trained(arm), by_hand(arm, plain))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def quantised(module):
+    return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+
+
+def masked_by_torch(module):
+    prune.random_unstructured(module[-1], "weight", 0.5)
+    return nn.Sequential(module, nn.Identity())
+
+
+def with_buffer(module):
+    module[-1].register_buffer("places", torch.arange(3, device="meta"))
+    return module
+
+
+def exported(module):
+    return torch.export.export(module, (torch.rand(2, 1, 8, 8),))
+
+
+CLOSED = {
+    "scripted": (
+        torch.jit.script,
+        "is compiled to TorchScript, which hides its layers: give the module that",
+    ),
+    "traced": (lambda m: torch.jit.trace(m, torch.rand(2, 1, 8, 8)), "is compiled to TorchScript"),
+    "frozen": (lambda m: torch.jit.freeze(torch.jit.script(m.eval())), "is compiled to TorchScript"),
+    "a scripted part": (
+        lambda m: nn.Sequential(torch.jit.script(m), nn.Identity()),
+        "layer '0' of Sequential",
+    ),
+    "exported": (exported, "ExportedProgram is an exported graph, which has no layers: give the module that"),
+    "module of an export": (lambda m: exported(m).module(), "is an exported graph"),
+    "unflattened export": (lambda m: torch.export.unflatten(exported(m)), "is an exported graph"),
+    "quantised": (quantised, "is quantised and has no weights to train: give the module as it was before"),
+    "masked by torch": (
+        masked_by_torch,
+        "of Sequential is under a mask of torch.nn.utils.prune: call prune.rem",
+    ),
+    "a buffer without memory": (
+        with_buffer,
+        "places' of Sequential is without memory (device 'meta'): give it",
+    ),
+    "all without memory": (lambda m: m.to("meta"), "of Sequential is without memory"),
+    "compiled around a quantised one": (lambda m: torch.compile(quantised(m)), "is quantised and has no"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", CLOSED)
+def test_a_module_without_layers_or_weights_is_refused_by_its_reason(how):
+    make, says = CLOSED[how]
+    module = make(module_of())
+    for network in (module, *[lambda shape, n: module] * (how != "exported")):
+        with pytest.raises(LotteryError) as e:
+            Network(network, TOY.shape, TOY.n_classes).build(0)
+        assert says in str(e.value) and "\n" not in str(e.value) and e.value.place == "Network.name"
+
+
+def remembering(module):
+    module.register_forward_hook(remember)
+    return module
+
+
+def remember(module, x, y):
+    module.last = y
+
+
+HOLDS = {
+    "what it gave": remembering,
+    "a weight by an older hook": lambda m: nn.Sequential(m[:-1], nn.utils.weight_norm(m[-1])),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("how", HOLDS)
+def test_a_module_that_holds_what_was_computed_is_copied(how):
+    module = HOLDS[how](module_of())
+    module(torch.rand(2, 1, 8, 8))
+    there = Network(module, TOY.shape, TOY.n_classes).build(0)
+    batch = torch.rand(2, 1, 8, 8)
+    assert there(batch).equal(module(batch))
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [(3, "int"), (module_of().state_dict(), "OrderedDict"), (None, "NoneType"), ([module_of()], "list")],
+)
+def test_what_is_no_network_is_refused_in_a_short_sentence(given, says):
+    with pytest.raises(LotteryError) as e:
+        Network(given, TOY.shape, TOY.n_classes)
+    assert (
+        f"the network is {says}: give a name, a factory or a module" in str(e.value)
+        and len(str(e.value)) < 140
+    )
+    assert ("Network(…, weights=…)" in str(e.value)) == (says == "OrderedDict")
+
+
+@pytest.mark.gpu
+def test_a_module_on_another_device_is_taken_from_there():
     module = module_of()
-    network = Network(torch.compile(module), TOY.shape, TOY.n_classes)
-    assert list(network.build(0).state_dict()) == list(module.state_dict())
+    network = Network(deepcopy(module).to("cuda"), TOY.shape, TOY.n_classes)
+    made = Network(lambda shape, n: deepcopy(module).to("cuda"), TOY.shape, TOY.n_classes)
+    for there in (network.build(0), made.build(0)):
+        assert all(p.device == CPU and p.equal(module.get_parameter(n)) for n, p in there.named_parameters())
 
 
 def test_a_module_that_cannot_draw_is_refused_where_a_draw_is_wanted_and_works_where_it_is_not():
@@ -1068,11 +1217,80 @@ def test_a_criterion_that_looks_at_the_way_weights_went_is_let_through():
     assert "ArmStarted" in seen
 
 
-def test_a_scope_that_fails_is_refused_before_training():
-    def halves(mask, names, density):
-        return [((n,), mask[n].numel() * 1.5) for n in names]
+def raises(mask, names, density):
+    return {}["nothing"]
 
-    refused(find_tickets(plan_of(OfShape, scope=halves), "cpu"), ".")
+
+SCOPES_THAT_FAIL = {
+    "no number": (
+        lambda mask, names, density: [((n,), mask[n].numel() * 1.5) for n in names],
+        "does not give",
+    ),
+    "no groups": (lambda mask, names, density: 5, "'int' object is not iterable"),
+    "nothing": (lambda mask, names, density: None, "does not give groups"),
+    "a part": (
+        lambda mask, names, density: [],
+        "the scope groups nothing to keep nothing: put each of fc.weight",
+    ),
+    "others": (lambda mask, names, density: [(("bogus",), 3)], "the scope groups bogus to keep 3"),
+    "twice": (lambda mask, names, density: [(names, 3), (names, 3)], "groups fc.weight, fc.weight"),
+    "less than none": (lambda mask, names, density: [(names, -1)], "with a count of at least 0"),
+    "crashes": (raises, "the scope fails, or does not give groups (KeyError: 'nothing')"),
+}
+
+
+@pytest.mark.parametrize("case", SCOPES_THAT_FAIL)
+def test_a_scope_that_fails_is_refused_before_training(case):
+    scope, says = SCOPES_THAT_FAIL[case]
+    refused(find_tickets(plan_of(OfShape, scope=scope), "cpu"), re.escape(says), "FindPlan.scope")
+
+
+NO_NAMES = {
+    "none": ((), "include names nothing: name parameters that are trained"),
+    "the head": (
+        ("out.weight", "out.bias"),
+        "include names 'out.bias', which belongs to the head: give the head a",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_NAMES)
+def test_names_that_leave_nothing_to_prune_are_refused(case):
+    names, says = NO_NAMES[case]
+    refused(find_tickets(plan_of(OfShape, prunable=names), "cpu"), says, "FindPlan.prunable")
+
+
+class Drawing(nn.Module):
+    "Draws in its forward pass."
+
+    def __init__(self, draw, n=4):
+        super().__init__()
+        self.fc, self.out, self.draw = nn.Linear(64, 16), nn.Linear(16, n), draw
+
+    def forward(self, x):
+        return self.out(self.fc(x.flatten(1)).relu() * self.draw())
+
+
+DRAWS = {
+    "numpy": (lambda: float(np.random.rand()), "it draws by numpy in its forward pass"),
+    "numpy's normal": (lambda: float(np.random.standard_normal()), "it draws by numpy in its forward pass"),
+    "random": (random.random, "it draws by Python's random in its forward pass"),
+    "a choice": (lambda: random.choice((0.5, 2.0)), "it draws by Python's random in its forward pass"),
+}
+
+
+@pytest.mark.parametrize("case", DRAWS)
+def test_a_forward_pass_that_draws_outside_of_torch_is_refused(case):
+    draw, says = DRAWS[case]
+    refused(find_tickets(plan_of(lambda shape, n: Drawing(draw)), "cpu"), says, "Network.name")
+
+
+def test_a_forward_pass_that_draws_by_torch_repeats():
+    def masks():
+        tickets, _ = listen(find_tickets(plan_of(lambda shape, n: Drawing(lambda: torch.rand(1))), "cpu"))
+        return [t.mask["fc.weight"] for t in tickets]
+
+    assert all(a.equal(b) for a, b in zip(masks(), masks(), strict=True))
 
 
 def narrows(shape, n, width=1.0):

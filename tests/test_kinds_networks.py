@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_kinds_masks import Conv1D, KINDS, Lines, NORMS, normed, of_rows, picture
-from tiny import listen, of
+from tiny import HF, hf_sizes, listen, of
 from torch import nn
 
 from lottery_nb.core import LotteryError
@@ -90,29 +90,10 @@ NAMES = [(library, name) for library, names in OTHERS.items() for name in names]
 QUIET = dict.fromkeys(
     ("hidden_dropout_prob", "attention_probs_dropout_prob", "embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0
 )
-HF = {
-    "bert": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
-    "gpt2": dict(n_embd=16, n_layer=2, n_head=2),
-    "roberta": dict(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, pad_token_id=0
-    ),
-    "distilbert": dict(
-        dim=16,
-        n_layers=1,
-        n_heads=2,
-        hidden_dim=32,
-        dropout=0.0,
-        attention_dropout=0.0,
-        seq_classif_dropout=0.0,
-    ),
-    "vit": dict(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=32,
-        patch_size=16,
-    ),
+MORE = {
+    "roberta": dict(pad_token_id=0),
+    "distilbert": dict(dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0),
+    "vit": dict(patch_size=16),
 }
 
 
@@ -130,10 +111,8 @@ def hf(kind):
     "A small model of Hugging Face, without dropout, and data for it."
     transformers = pytest.importorskip("transformers")
     there = COLOUR if kind == "vit" else texts()
-    sizes = HF[kind] | QUIET
-    if kind != "vit":
-        places = "n_positions" if kind == "gpt2" else "max_position_embeddings"
-        sizes |= {"vocab_size": len(there.vocabulary), places: there.shape[0] + 2}
+    words = {} if kind == "vit" else {"vocab_size": len(there.vocabulary)}
+    sizes = hf_sizes(kind, there.shape[0] + 2, **words, **QUIET, **MORE.get(kind, {}))
     return architecture(transformers.AutoConfig.for_model(kind, **sizes)), there
 
 

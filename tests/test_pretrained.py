@@ -34,7 +34,7 @@ from lottery_nb.rewinding.snapshots import fresh
 from lottery_nb.runs.reading import read_plan, Run, write_plan
 from lottery_nb.runs.workers import resume
 from lottery_nb.runs.writing import run
-from tiny import listen, of, within
+from tiny import HF, hf_sizes, listen, of, within
 
 SHAPE = (1, 8, 8)
 QUICK = dict(schedule=geometric(0.5, 2), recipe=Recipe(epochs=1, batch_size=16, lr=0.01), seeds=2)
@@ -316,33 +316,7 @@ def test_the_shell_takes_weights(tmp_path, capsys):
 
 # Networks of libraries
 
-HF = {
-    "bert": dict(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-    ),
-    "gpt2": dict(n_embd=16, n_layer=2, n_head=2, n_positions=40),
-    "roberta": dict(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=42,
-        pad_token_id=1,
-    ),
-    "distilbert": dict(dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=40),
-    "vit": dict(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=32,
-        patch_size=8,
-    ),
-}
+MORE = {"roberta": dict(pad_token_id=1), "vit": dict(patch_size=8)}
 TEXTS = ["a thin plot", "a thick plot and a good pan", "good film", "bad film of a thin plot , bad"] * 16
 LABELS = [0, 1, 1, 0] * 16
 WORDS = sorted({w for t in TEXTS for w in t.split()})
@@ -350,8 +324,10 @@ WORDS = sorted({w for t in TEXTS for w in t.split()})
 
 def hf_config(kind, **more):
     transformers = pytest.importorskip("transformers")
-    sizes = HF[kind] | ({} if kind == "vit" else {"vocab_size": 4 + len(WORDS)}) | more
-    return transformers.AutoConfig.for_model(kind, **sizes)
+    words = {} if kind == "vit" else {"vocab_size": 4 + len(WORDS)}
+    sizes = words | MORE.get(kind, {}) | more
+    places = 42 if kind == "roberta" else 40  # which counts them from behind its padding
+    return transformers.AutoConfig.for_model(kind, **hf_sizes(kind, places, **sizes))
 
 
 def save_tokenizer(folder, pad=0):

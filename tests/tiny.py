@@ -24,6 +24,24 @@ from lottery_nb.engine.recipes import Recipe
 from lottery_nb.engine.arms import Arm
 from lottery_nb.engine.training import train
 
+ATTENDING = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+HF = {
+    "bert": ATTENDING,
+    "gpt2": dict(n_embd=16, n_layer=2, n_head=2),
+    "roberta": ATTENDING | {"num_hidden_layers": 1},
+    "distilbert": dict(dim=16, n_layers=1, n_heads=2, hidden_dim=32),
+    "vit": ATTENDING | dict(image_size=32),
+}
+"Architectures of Hugging Face in small -> the sizes that their configuration has."
+
+
+def hf_sizes(kind, places, **more):
+    "The sizes of a small model of Hugging Face: so many places for pieces of a text, and what else it is told."
+    if kind == "vit":
+        return HF[kind] | more
+    return HF[kind] | {"n_positions" if kind == "gpt2" else "max_position_embeddings": places} | more
+
+
 NAME = "digits[0-4]@200"  # 180 pictures to train on, 20 to validate on
 
 

@@ -6,7 +6,7 @@
 __all__ = ['CHANNELS', 'WHOLE', 'SPLIT_FOLDERS', 'PICTURE_KEYS', 'LABEL_KEYS', 'SAVED_TENSORS', 'SAVED', 'channel_axes',
            'with_channels', 'levels_of', 'white_of', 'to_bytes', 'check_numbers', 'label_array', 'label_name',
            'different_labels', 'listed_classes', 'to_labels', 'own_domain', 'to_tensor', 'said_of', 'own_pictures',
-           'from_arrays', 'from_texts', 'file_of', 'picture_cells', 'array_of', 'own_cells', 'from_frame',
+           'from_arrays', 'from_texts', 'name_of', 'file_of', 'picture_cells', 'array_of', 'own_cells', 'from_frame',
            'split_folders', 'folder_pair', 'from_folder', 'as_numbers', 'several', 'from_parquet', 'from_tables',
            'from_csv', 'items_of', 'key_of', 'pairs_of', 'names_in', 'from_dataset', 'stored_pictures', 'check_saved',
            'save_domain', 'load_domain']
@@ -441,6 +441,15 @@ def from_texts(
     return made.tokenised(*cut_by) if cut_by else made
 
 # %% ../../nbs/data/09_own.ipynb #e392a135
+def name_of(
+    cell: Any,  # a picture in one of the forms that a table has it in
+) -> str:
+    "The name of its file; '' where it has none."
+    cell = cell.get("path") if isinstance(cell, dict) else cell
+    path = cell if isinstance(cell, (str, Path)) else getattr(cell, "filename", None)
+    return Path(path).name if isinstance(path, (str, Path)) else ""
+
+
 def file_of(
     cell: Any,  # a picture in one of the forms that a table has it in
     where: str,  # its place, as it reads in an error
@@ -459,7 +468,9 @@ def file_of(
         raise
     except (OSError, ValueError) as e:
         says = getattr(e, "strerror", None) or e
-        raise LotteryError(f"{where} cannot be read ({says}): give the path of a picture file") from None
+        raise LotteryError(
+            f"{where} ({name_of(cell)}) cannot be read ({says}): give the path of a picture file"
+        ) from None
 
 # %% ../../nbs/data/09_own.ipynb #3f3f3435
 def picture_cells(
@@ -471,12 +482,15 @@ def picture_cells(
 ) -> Any:
     "Something that `from_arrays` takes."
     cells = list(cells)
+    lost = [i for i, c in enumerate(cells) if c is None or c is pd.NA or isinstance(c, float) and c != c]
+    if lost:
+        raise LotteryError(f"picture {lost[0]} of {where} is missing: fill the gap or leave its row out")
     files = [file_of(c, f"picture {i} of {where}") for i, c in enumerate(cells)]
     images = [c if f is None and hasattr(c, "getbands") else f for c, f in zip(cells, files, strict=True)]
     known = [image for image in images if image is not None]
     if known and len(known) == len(cells):
         count = channels if isinstance(channels, int) else None
-        return Encoded(known, where, count, size, told)[torch.arange(len(known))]
+        return Encoded(known, where, count, size, told, [name_of(c) for c in cells])[torch.arange(len(known))]
     if known:
         raise LotteryError(
             f"picture {images.index(None)} of {where} is {type(cells[images.index(None)]).__name__} and others are files or images: give all in one form"

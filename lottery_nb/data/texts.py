@@ -80,6 +80,8 @@ def read_table(
     except LotteryError:
         raise
     except BROKEN as e:
+        if isinstance(e, UnicodeError):
+            raise LotteryError(f"{path.name} is not written in UTF-8 ({e}): save it as UTF-8") from None
         raise LotteryError(
             f"{path.name} cannot be read as CSV with the columns {' and '.join(columns)} ({' '.join(str(e).split())[:120]}): check the path and name the right columns"
         ) from None

@@ -22,7 +22,7 @@ from ..events import ArmDone, ArmFailed, ArmStarted, ArmTaken, EpochDone, Event,
 from ..events import NotSaved, StateKept, Tick
 from ..data.batches import epoch_draws, epoch_order, Split
 from ..data.domains import Domain
-from ..models.network import reason_of
+from ..models.network import DRAWN_BY, elsewhere, reason_of
 from .recipes import lr_factor, remedy
 
 # %% ../../nbs/engine/26_training.ipynb #ad243739
@@ -389,15 +389,11 @@ def _to_send(arm: Arm) -> Arm:
     return replace(arm, network=arm.network.with_(name=Reference.to(name)))
 
 # %% ../../nbs/engine/26_training.ipynb #54a99919
-def _two_steps(arm: Arm, device: torch.device) -> None:
-    "Two steps of an arm's training, and a look at as many validation and test examples as the last batch of each has."
-    t = Trainer([arm], device)
-    t.model.train()
-    for m in t.still:
-        m.eval()
+def _step_twice(t: Trainer, first: int) -> None:
+    "Two steps of a training, and a look at as many validation and test examples as the last batch of each has."
     for x, y in _batches(t, t.step + 2):
         loss = F.cross_entropy(t.forward(x), y.flatten())
-        if t.step == arm.start.step and not loss.isfinite():
+        if t.step == first and not loss.isfinite():
             raise ValueError(f"its loss is {loss.item()} before the first step")
         loss.backward()
         t.descend()
@@ -407,6 +403,21 @@ def _two_steps(arm: Arm, device: torch.device) -> None:
             evaluate(t, Split(split.x[:last], split.y[:last]))
 
 
+def _two_steps(arm: Arm, device: torch.device) -> None:
+    "The first two steps of an arm; refuses a network whose forward pass draws by other generators than torch's."
+    t = Trainer([arm], device)
+    t.model.train()
+    for m in t.still:
+        m.eval()
+    with elsewhere(0) as used:
+        _step_twice(t, arm.start.step)
+    if used:
+        raise LotteryError(
+            f"{arm.network} cannot be trained so that it repeats ({DRAWN_BY[used[0]][0]} in its forward pass): draw by torch there, which the engine seeds",
+            "Network.name",
+        )
+
+# %% ../../nbs/engine/26_training.ipynb #aa837b9d
 def _cannot(arm: Arm, device: torch.device, error: Exception) -> LotteryError:
     "Why an arm cannot be trained, and what to do about it."
     network, why, batch = arm.network, reason_of(error), min(arm.recipe.batch_size, len(arm.domain.train.y))

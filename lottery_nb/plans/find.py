@@ -407,7 +407,9 @@ def _check_some_stay(search: "Search", dense: Mask) -> None:
     "Refuse a plan whose last ticket would keep no weight."
     schedule, fractions = search.plan.schedule, search.fractions
     own, density = {n: (1 - f) ** schedule.rounds for n, f in fractions.items()}, schedule.densities[-1]
-    if not sum(count for _, count, *_ in quotas(dense, density, search.scope, own)):
+    with about("FindPlan.scope"):
+        goal = quotas(dense, density, search.scope, own)
+    if not sum(count for _, count, *_ in goal):
         raise LotteryError(
             f"FindPlan.schedule ends at density {density:.3g}, which keeps none of {dense.size:,} weights: end at {1 / dense.size:.1g} or more",
             "FindPlan.schedule",

@@ -6,6 +6,7 @@
 __all__ = ['SCOPES', 'Quotas', 'kept_count', 'Scopes', 'Group', 'NofM', 'n_of_m', 'pattern_of', 'quotas', 'prune', 'make_mask']
 
 # %% ../../nbs/pruning/16_scopes.ipynb #332e3367
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -233,6 +234,29 @@ def _own_rates(
         )
     return groups
 
+# %% ../../nbs/pruning/16_scopes.ipynb #653f77e6
+def _asked(scope: str | Callable, mask: Mask, names: tuple[str, ...], density: float) -> Quotas:
+    "What a scope says; refuses one of somebody else's that fails, or that says something else than groups."
+    fn = SCOPES.find(scope)
+    try:
+        groups = list(fn(mask, names, density))
+        made = [Group(*group) for group in groups]
+        if any(isinstance(group.names, str) for group in made):
+            raise TypeError("the names of a group are a text")
+        grouped = [n for group in made for n in group.names]
+        counts = [operator.index(group.keep) for group in made]
+    except LotteryError:
+        raise
+    except Exception as e:
+        raise LotteryError(
+            f"the scope fails, or does not give groups ({type(e).__name__}: {e}): let it return [(names ranked together, how many to keep), …]"
+        ) from e
+    if sorted(grouped) != sorted(names) or min(counts, default=0) < 0:
+        raise LotteryError(
+            f"the scope groups {', '.join(grouped) or 'nothing'} to keep {', '.join(map(str, counts)) or 'nothing'}: put each of {', '.join(names)} into one group, with a count of at least 0"
+        )
+    return groups
+
 # %% ../../nbs/pruning/16_scopes.ipynb #dbce4657
 def quotas(
     mask: Mask,  # the last mask
@@ -243,25 +267,7 @@ def quotas(
     "Who is ranked with whom and how many stay; refuses unknown names and more weights than the mask keeps."
     own = _own_rates(mask, layer_densities or {})
     named = {n for names, *_ in own for n in names}
-    given = SCOPES.find(scope)(mask, tuple(n for n in mask if n not in named), density)
-    return [*own, *_checked_groups(given, mask, scope)]
-
-# %% ../../nbs/pruning/16_scopes.ipynb #8e32de2a
-def _checked_groups(given: Any, mask: Mask, scope: str | Callable) -> list:
-    "What a scope gave; refuses what is no list of groups."
-    groups = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Mapping)) else [given]
-    if odd := [one for one in groups if not _is_group(one, mask)]:
-        raise LotteryError(
-            f"scope {scope!r:.80} gives {odd[0]!r:.80}: let it return (names of parameters, how many of their weights stay) for each group"
-        )
-    return groups
-
-
-def _is_group(one: Any, mask: Mask) -> bool:
-    "Whether a scope gave a group of parameters and a number of weights."
-    if not isinstance(one, tuple) or len(one) not in (2, 3) or not isinstance(one[0], (tuple, list)):
-        return False
-    return isinstance(one[1], int) and one[1] >= 0 and all(isinstance(n, str) and n in mask for n in one[0])
+    return [*own, *_asked(scope, mask, tuple(n for n in mask if n not in named), density)]
 
 # %% ../../nbs/pruning/16_scopes.ipynb #5d356728
 def _kth_largest(
