@@ -283,22 +283,22 @@ class Trap:
         return os.mkdir, ("trap",)
 
 
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        ({"w": torch.tensor([[0.0, 0.5]])}, "holds weights and no masks"),
-        ({"w": torch.tensor([[float("nan"), 1.0]])}, "holds weights and no masks"),
-        ({"w": Trap()}, "more than tensors"),
-        ({"w": [0, 1]}, "give a state_dict"),
-        ({}, "give a state_dict"),
-        (
-            {"a.weight_orig": torch.rand(2, 2), "a.weight_mask": torch.full((2, 2), 2.0)},
-            "numbers other than 0 and 1",
-        ),
-    ],
-    ids=str,
-)
-def test_what_is_no_mask_is_refused_by_the_name_of_its_file(content, why, tmp_path, monkeypatch):
+NO_MASKS = {
+    "weights": ({"w": torch.tensor([[0.0, 0.5]])}, "holds weights and no masks"),
+    "not numbers": ({"w": torch.tensor([[float("nan"), 1.0]])}, "holds weights and no masks"),
+    "code": ({"w": Trap()}, "more than tensors"),
+    "lists": ({"w": [0, 1]}, "give a state_dict"),
+    "nothing": ({}, "give a state_dict"),
+    "twos": (
+        {"a.weight_orig": torch.rand(2, 2), "a.weight_mask": torch.full((2, 2), 2.0)},
+        "numbers other than 0 and 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_MASKS)
+def test_what_is_no_mask_is_refused_by_the_name_of_its_file(case, tmp_path, monkeypatch):
+    content, why = NO_MASKS[case]
     monkeypatch.chdir(tmp_path)
     torch.save(content, "mask.pth")
     with pytest.raises(LotteryError, match=rf"mask\.pth.*{why}"):

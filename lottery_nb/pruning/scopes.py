@@ -8,7 +8,7 @@ __all__ = ['SCOPES', 'Quotas', 'kept_count', 'Scopes', 'Group', 'NofM', 'n_of_m'
 # %% ../../nbs/pruning/16_scopes.ipynb #332e3367
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
