@@ -351,6 +351,8 @@ def check_number(
     )
     if good and value <= high and (value > low if above else value >= low):
         return
+    if not isinstance(value, (int, float)) and hasattr(value, "item"):
+        kind += " of Python (`.item()` gives it)"
     word = "at most" if float(f"{high:g}") <= high else "below"  # 0.999999999999 reads as 1
     upper = "" if high == math.inf else f" and {word} {high:g}"
     raise LotteryError(

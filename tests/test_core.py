@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import breaking
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -144,6 +145,16 @@ def test_a_check_knows_the_field_that_its_place_begins_with(what, place):
         check_choice(-1, (1, 2), what)
     with expect_error(what, "Schedule.rounds"):
         check_number(-1, what, place="Schedule.rounds")
+
+
+@pytest.mark.parametrize(
+    "number", [torch.tensor(0.5), np.float32(0.5), np.int64(1)], ids=["torch", "numpy", "whole"]
+)
+def test_a_number_of_a_library_is_refused_by_what_it_is(number):
+    with expect_error("give a number of Python (`.item()` gives it) above 0", "Recipe.lr"):
+        check_number(number, "Recipe.lr", above=True)
+    check_number(number.item(), "Recipe.lr", above=True)
+    check_number(np.float64(0.5), "Recipe.lr", above=True)  # which is one of Python
 
 
 def test_the_innermost_field_is_the_one_that_a_refusal_is_about():

@@ -87,7 +87,8 @@ def forms(model, tmp_path):
     compiled = {f"_orig_mod.{n}": t for n, t in state.items()}
     lightning = {f"net.model.{n}": t for n, t in state.items()}
     files = [path / n for n in ("a.safetensors", "b.pt", "old.pt", "c.ckpt", "d.bin")]
-    return [model, state, *files, str(files[1]), compiled, lightning]
+    averaged = torch.optim.swa_utils.AveragedModel(model).state_dict()
+    return [model, state, *files, str(files[1]), compiled, lightning, averaged]
 
 
 @pytest.mark.parametrize("name", ["lenet-300-100", own, plain_lenet, "logistic-regression"])

@@ -168,8 +168,8 @@ def without_prefix(
     tensors: Mapping[str, Tensor],  # by name
     names: Collection[str],  # of the network
 ) -> dict[str, Tensor]:
-    "The tensors under the network's names: a prefix that all share is cut off where no name fits with it."
-    given = dict(tensors)
+    "The tensors under the network's names: a prefix that all share is cut off where no name fits with it, and torch's count of averaged states left out."
+    given = {name: t for name, t in tensors.items() if name != "n_averaged" or name in names}
     while given and not given.keys() & set(names):
         first = {n.partition(".")[0] for n in given}
         if len(first) > 1 or not all(n.partition(".")[2] for n in given):

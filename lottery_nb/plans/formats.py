@@ -6,7 +6,6 @@
 __all__ = ['Format', 'FORMATS', 'SUFFIXES', 'Leaving', 'written']
 
 # %% ../../nbs/plans/26a_formats.ipynb #4ffe04fc
-import importlib
 import io
 import logging
 import warnings
@@ -19,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import nn, Tensor
 
-from ..core import LotteryError, Registry
+from ..core import library, LotteryError, Registry
 from ..files import write_atomic
 from ..models.network import reason_of
 from ..pruning.masks import Mask
@@ -122,10 +121,7 @@ def _program(leaving: Leaving) -> bytes:
 def _onnx(leaving: Leaving) -> bytes:
     "code and weights as ONNX, with the extra lottery_nb[onnx]"
     for name in ("onnx", "onnxscript"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise LotteryError(f"format 'onnx' needs {name}: pip install 'lottery_nb[onnx]'") from None
+        library(name, "onnx")
     with _traced(leaving.net, "ONNX"):
         sizes = ({0: torch.export.Dim.DYNAMIC},)
         how: dict[str, Any] = dict(
