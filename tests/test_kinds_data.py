@@ -839,3 +839,29 @@ def test_short_floats_keep_their_levels_and_bytes_in_them_stay_bytes(kind, black
     fine[:, 0, 0], fine[:, 0, 1] = black, 1
     read = from_arrays(fine, np.arange(20) % 2).train.x
     assert read.dtype == torch.float32 and len(read[0].unique()) == len(fine[0].unique())
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ("train/a/x.avif", "1 file in 'train' (.avif)"),
+        ("train/a/x.JP2", "1 file in 'train' (.jp2)"),
+        ("train/b/notes", "1 file in 'train' ('notes')"),
+        ("val/a/deep/x.txt", "1 file in 'val' (.txt)"),
+        ("test/b/x.webm", "1 file in 'test' (.webm)"),
+        ("train/a/.DS_Store", ""),
+        ("train/__MACOSX/x.avif", ""),
+    ],
+)
+def test_files_that_are_no_pictures_are_told_of_and_not_left_out_in_silence(extra, says, tmp_path):
+    home = tmp_path / "own"
+    for split, n in (("train", 4), ("val", 1), ("test", 1)):
+        for kind in "ab":
+            for i in range(n):
+                place = home / split / kind / f"{i}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (8, 8), 40 * i + (kind == "b")).save(place)
+    (home / extra).parent.mkdir(parents=True, exist_ok=True)
+    (home / extra).write_bytes(b"x")
+    told = from_folder(home).note
+    assert (f"not read: {says}" in told) if says else "not read" not in told

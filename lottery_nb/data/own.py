@@ -616,6 +616,19 @@ def _folder_name(root: Path) -> str:
     text = unicodedata.normalize("NFC", root.resolve().name)
     return re.sub(r"^[\W_]+", "", "".join(c if written(c) else "-" for c in text))[:80] or "own"
 
+
+def _other_files(
+    folder: Path,  # with a subfolder for each class
+    files: Sequence[str],  # the pictures that are read from there
+) -> set[str]:
+    "What to tell of files beside the pictures, by their endings; hidden ones are not spoken of."
+    known = set(files)
+    inside = (f.relative_to(folder) for f in folder.rglob("*") if f.is_file() and str(f) not in known)
+    shown = [f for f in inside if len(f.parts) > 1 and not any(part[0] in "._" for part in f.parts)]
+    kinds = sorted({f.suffix.lower() or repr(f.name) for f in shown})
+    many = f"{len(shown)} file{'s' * (len(shown) > 1)} in {folder.name!r}"
+    return {f"not read: {many} ({', '.join(kinds[:5])}{' …' * (len(kinds) > 5)})"} if kinds else set()
+
 # %% ../../nbs/data/09_own.ipynb #0bb33914
 def from_folder(
     path: str | Path,  # the folder
@@ -629,14 +642,13 @@ def from_folder(
     called, told = name or _folder_name(root), set[str]()
     both, splits = check_size(size, called), split_folders(root)
     files, y, classes = folder_pair(splits.get("train", root))
+    told |= _other_files(splits.get("train", root), files)
     held_out, n = None, len(files)
     if "validation" in splits:
         more = folder_pair(splits["validation"], classes)
-        files, y, told = (
-            files + more[0],
-            y + more[1],
-            {f"validation is the folder {splits['validation'].name!r}"},
-        )
+        told |= {f"validation is the folder {splits['validation'].name!r}"}
+        told |= _other_files(splits["validation"], more[0])
+        files, y = files + more[0], y + more[1]
         held_out = torch.arange(len(files)) >= n
     if splits and (
         other := sorted(f.name for f in root.iterdir() if f not in splits.values() and f.name[0] != ".")
@@ -646,6 +658,7 @@ def from_folder(
     test = None
     if "test" in splits:
         test_files, test_y, _ = folder_pair(splits["test"], classes)
+        told |= _other_files(splits["test"], test_files)
         count = channels or (x.shape[1] if x.shape[1] in (1, 3) else None)
         where = f"folder {splits['test'].name!r}"
         test = picture_cells(test_files, where, count, both, told), test_y
