@@ -644,7 +644,7 @@ def export_command(args: argparse.Namespace) -> int:
     flag("run", "folder of a find run, or a ticket's file"),
     flag("folder", "where to put the files"),
     ROUNDS,
-    *shipped()["convert"]["flags"],
+    "convert",
 )
 def convert_command(args: argparse.Namespace) -> int:
     "Write the network of each ticket into a file of another tool."

@@ -343,7 +343,7 @@ def test_a_weight_that_the_head_shares_belongs_to_the_head():
         (lambda: prunable(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (4,)), "outside its head"),
         (lambda: prunable(Tangle()), "give input_shape"),
         (lambda: prunable(Tangle(), (5,), include=["gate.wieght"]), "did you mean 'gate.weight'"),
-        (lambda: prunable(Tangle(), (5,), include=["out.*"]), "outside its head"),
+        (lambda: prunable(Tangle(), (5,), include=["out.*"]), "belongs to the head: give the head a rate"),
         (lambda: head_of(Tangle(), (5,), 7), "n_classes=7, but Tangle gives 6 logits"),
         (lambda: head_of(Tangle(), (5,), head_layer="outt"), "did you mean 'out'"),
         (lambda: head_of(nn.Flatten(), (5,)), "head_layer="),

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -671,3 +673,22 @@ def test_the_page_side_is_shipped():
     assert (
         "http" not in (static / "live.js").read_text() + (static / "live.css").read_text()
     )  # nothing from the network
+
+
+ENDS = """
+import contextvars, pathlib, sys, time
+from lottery_nb.workbench.jobs import ENDING, in_thread
+
+def work():
+    ENDING.wait(30)
+    time.sleep(0.3)
+    pathlib.Path(sys.argv[1]).touch()
+
+in_thread(work, contextvars.copy_context())
+"""
+
+
+def test_the_end_of_a_process_lets_what_the_panel_began_end(tmp_path):
+    """A thread that is cut off inside of torch would abort the process."""
+    line = [sys.executable, "-c", ENDS, str(tmp_path / "ended")]
+    assert subprocess.run(line, timeout=100).returncode == 0 and (tmp_path / "ended").exists()

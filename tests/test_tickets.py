@@ -582,7 +582,7 @@ def test_nonsense_is_refused_when_the_plan_is_made(fields, says):
         (dict(rewind="step 10"), "choose an earlier point"),
         (dict(layer_fractions={"fc9": 0.1}), "did you mean"),
         (dict(prunable=("fc9.weight",)), "fc"),
-        (dict(prunable=("head.weight",)), "no prunable weights"),
+        (dict(prunable=("head.weight",)), "belongs to the head: give the head a rate"),
         (dict(network="tiny:nowhere"), "cannot be imported"),
         (dict(source="digits[0-4]@9999"), "limit"),
         (dict(source="nowhere"), "unknown domain"),

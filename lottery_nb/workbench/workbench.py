@@ -34,7 +34,7 @@ from .live import Live
 from .cost import worker_use
 from .fields import button
 from .follow import Follower, progress_of
-from .jobs import Jobs, WorkbenchLike
+from .jobs import ENDING, in_thread, Jobs, WorkbenchLike
 from .find import FindTab
 from .watch import WatchTab
 from .carry import TransferTab
@@ -185,17 +185,16 @@ class Pump:
         "Start the pump unless it runs."
         if PUMPING and not self.awake:
             self.live.seen = time.monotonic()
-            self.thread = threading.Thread(target=self.context.copy().run, args=(self.run,), daemon=True)
-            self.thread.start()
+            self.thread = in_thread(self.run, self.context.copy())
 
     def run(self) -> None:
-        while time.monotonic() - self.live.seen < ASLEEP:
+        while not ENDING.is_set() and time.monotonic() - self.live.seen < ASLEEP:
             clock = time.monotonic()
             try:
                 self.look()
             except Exception as e:
                 self.failed(e)
-            time.sleep(max(BEAT, 2 * (time.monotonic() - clock)))
+            ENDING.wait(max(BEAT, 2 * (time.monotonic() - clock)))
         self.thread = None
 
 # %% ../../nbs/workbench/57_workbench.ipynb #00388d5c
